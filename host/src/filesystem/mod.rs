@@ -1,0 +1,33 @@
+//! The mounted filesystems: which there are, how full they are, and what fills one. Not here: which of them deserve a
+//! metric or a repair.
+//!
+//! A filesystem may hang (a dead NFS server, a FUSE program that died): whatever may touch one runs on a thread of its own
+//! and is waited for with a limit ([`Prober`]).
+
+mod in_flight;
+mod largest;
+mod mountinfo;
+mod probe;
+
+use std::{io, path::Path};
+
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, makedev, statx};
+
+pub use largest::largest_entries;
+pub use mountinfo::{Mount, mounts, parse_mountinfo};
+pub use probe::{ProbeError, Prober, Usage};
+
+/// `st_dev` of what is at `path`, symlinks followed: equal for two paths on the same filesystem. Does not wait for a
+/// remote server.
+///
+/// # Errors
+/// When there is nothing at `path`, or it cannot be reached.
+pub fn device_id(path: &Path) -> io::Result<u64> {
+    let seen = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    Ok(device_of(&seen))
+}
+
+/// `st_dev`, which every `statx` answers whatever was asked.
+fn device_of(seen: &Statx) -> u64 {
+    makedev(seen.stx_dev_major, seen.stx_dev_minor)
+}

@@ -1,0 +1,183 @@
+//! How full a filesystem is, asked so that one that hangs harms nobody.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
+
+use super::{Mount, device_of, in_flight::InFlight, mounts};
+
+/// Sizes of one filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// All of it, in bytes.
+    pub size: u64,
+    /// What nobody uses, in bytes, reserved blocks included.
+    pub free: u64,
+    /// What users other than root may still fill, in bytes.
+    pub avail: u64,
+    /// All inodes; 0 where the filesystem makes them as it goes (btrfs).
+    pub files: u64,
+    /// Inodes that nobody uses.
+    pub files_free: u64,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// `st_dev` of what is really at the path, to tell a hidden mount from the one that shows. `None` where the kernel
+    /// would not say.
+    pub device: Option<u64>,
+}
+
+impl Usage {
+    /// The used part, 0 to 1: `1 − avail / size`, so that reserved blocks count as used. 0 for an empty size.
+    pub fn used_ratio(&self) -> f64 {
+        used(self.avail, self.size).unwrap_or(0.0)
+    }
+
+    /// The used part of the inodes, 0 to 1; `None` where there is no fixed number of them.
+    pub fn inodes_used_ratio(&self) -> Option<f64> {
+        used(self.files_free, self.files)
+    }
+}
+
+/// Quotas may say that more is left than there is.
+#[allow(clippy::cast_precision_loss, reason = "a ratio of sizes needs no 64 bits")]
+fn used(left: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| (1.0 - left as f64 / all as f64).clamp(0.0, 1.0))
+}
+
+/// Why a filesystem could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// An earlier question to the same mount has not come back yet.
+    #[error("an earlier probe of this mount is still stuck")]
+    Stuck,
+    /// No answer in time.
+    #[error("the filesystem did not answer in time")]
+    TimedOut,
+    /// Too many mounts are stuck.
+    #[error("too many mounts are stuck")]
+    TooMany,
+    /// No thread to ask from.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The kernel's answer is an error.
+    #[error("{0}")]
+    Os(io::Error),
+}
+
+impl ProbeError {
+    /// The error in one word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Stuck => "stuck",
+            Self::TimedOut => "timeout",
+            Self::TooMany => "too_many",
+            Self::Thread(_) => "thread",
+            Self::Os(_) => "os",
+        }
+    }
+}
+
+/// Asks filesystems, each on a thread of its own, one question at a time for each path. Clones share what is under way
+/// and what is known to be stuck.
+#[derive(Debug, Clone, Default)]
+pub struct Prober {
+    usages: InFlight<Usage>,
+    lists: InFlight<Vec<Mount>>,
+}
+
+impl Prober {
+    /// The sizes of the filesystem at `path`.
+    ///
+    /// # Errors
+    /// After `limit`, at once when an earlier question to the same path is known to be stuck, and with the kernel's error.
+    pub async fn usage(&self, path: &Path, limit: Duration) -> Result<Usage, ProbeError> {
+        let subject = path.to_path_buf();
+        self.usages.run(subject.clone(), limit, move || usage(&subject)).await
+    }
+
+    /// [`mounts`], waited for with a limit: reading the list waits for whoever is mounting something right now.
+    ///
+    /// # Errors
+    /// As [`Prober::usage`].
+    pub async fn mounts(&self, limit: Duration) -> Result<Vec<Mount>, ProbeError> {
+        self.lists.run(PathBuf::from("mountinfo"), limit, mounts).await
+    }
+}
+
+/// May block for as long as it likes.
+fn usage(path: &Path) -> io::Result<Usage> {
+    // One handle for both questions, so that they are about the same filesystem whatever is mounted meanwhile.
+    let root = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let sizes = fstatvfs(&root)?;
+    // Asking for nothing is answered with st_dev alone, also by a FUSE mount that lets nobody else in.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let device = statx(&root, c"", flags, StatxFlags::empty()).ok().map(|seen| device_of(&seen));
+    let bytes = |blocks: u64| blocks.saturating_mul(sizes.f_frsize);
+    Ok(Usage {
+        size: bytes(sizes.f_blocks),
+        free: bytes(sizes.f_bfree),
+        avail: bytes(sizes.f_bavail),
+        files: sizes.f_files,
+        files_free: sizes.f_ffree,
+        read_only: sizes.f_flag.contains(StatVfsMountFlags::RDONLY),
+        device,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::{super::device_id, *};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn asks_the_filesystem_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let usage = Prober::default().usage(folder.path(), PATIENCE).await.unwrap();
+        let expected = rustix::fs::statvfs(folder.path()).unwrap();
+        assert_eq!(usage.size, expected.f_blocks * expected.f_frsize);
+        assert_eq!(usage.files, expected.f_files);
+        assert!(usage.avail <= usage.free && usage.free <= usage.size, "{usage:?}");
+        assert!(!usage.read_only);
+        let device = folder.path().metadata().unwrap().dev();
+        assert_eq!((usage.device, device_id(folder.path()).unwrap()), (Some(device), device));
+    }
+
+    #[tokio::test]
+    async fn says_what_the_kernel_says() {
+        let error = Prober::default().usage(Path::new("/no/such/place"), PATIENCE).await.unwrap_err();
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+        assert!(device_id(Path::new("/no/such/place")).is_err());
+    }
+
+    #[tokio::test]
+    async fn lists_mounts_too() {
+        let listed = Prober::default().mounts(PATIENCE).await.unwrap();
+        assert!(listed.iter().any(|mount| mount.mount_point == Path::new("/")));
+    }
+
+    #[test]
+    fn ratios_count_reserved_blocks_as_used() {
+        let usage = Usage { size: 150, free: 30, avail: 15, files: 100, files_free: 25, ..Usage::default() };
+        assert!((usage.used_ratio() - 0.9).abs() < 1e-9);
+        assert!((usage.inodes_used_ratio().unwrap() - 0.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn ratios_of_odd_filesystems() {
+        let nothing = Usage::default();
+        assert_eq!((nothing.used_ratio(), nothing.inodes_used_ratio()), (0.0, None));
+        let more_left_than_there_is =
+            Usage { size: 10, avail: 20, files: 10, files_free: 20, ..Usage::default() };
+        assert_eq!(
+            (more_left_than_there_is.used_ratio(), more_left_than_there_is.inodes_used_ratio()),
+            (0.0, Some(0.0))
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! Looks at one Linux host and changes nothing: each module asks one source and answers with plain structs.
+//!
+//! Both binaries see the host through this crate, so the remediator verifies a repair with the same eyes that
+//! raised the alert. What they share besides is here too: the HTTP server, strict config loading, metrics as values.
+
+pub mod config;
+pub mod docker;
+pub mod filesystem;
+pub mod journal;
+pub mod log;
+pub mod metrics;
+pub mod redis;
+pub mod systemd;
+pub mod web;

@@ -1,0 +1,348 @@
+//! Metrics as text: OpenMetrics 1.0 or the classic format 0.0.4, whichever the client likes better, gzipped if it may be.
+//!
+//! Rules of negotiation: <https://prometheus.io/docs/instrumenting/content_negotiation/>.
+
+use std::{io::Write, sync::OnceLock};
+
+use flate2::{Compression, write::GzEncoder};
+use hyper::body::Bytes;
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, VARY},
+};
+use prometheus_client::{encoding::text, registry::Registry};
+
+use super::{Response, reply};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Encodes a registry and answers in the format the request asks for.
+pub fn respond(registry: &Registry, headers: &HeaderMap) -> Response {
+    Exposition::encode(registry).respond(headers)
+}
+
+/// One encoded look, which several requests may share; each form of it is made when first asked for.
+#[derive(Debug)]
+pub struct Exposition {
+    openmetrics: Form,
+    classic: OnceLock<Form>,
+}
+
+#[derive(Debug)]
+struct Form {
+    plain: Bytes,
+    gzipped: OnceLock<Bytes>,
+}
+
+impl Exposition {
+    /// Writes the registry down.
+    pub fn encode(registry: &Registry) -> Self {
+        let mut out = String::new();
+        // Writing to a string never fails, and evenkeel's collectors return no errors of their own.
+        if text::encode(&mut out, registry).is_err() {
+            tracing::error!("the metrics could not be written completely");
+        }
+        Self { openmetrics: Form::new(out), classic: OnceLock::new() }
+    }
+
+    /// Answers in the format that `Accept` and `Accept-Encoding` ask for.
+    pub fn respond(&self, headers: &HeaderMap) -> Response {
+        let (content_type, form) = if wants_openmetrics(headers) {
+            (OPENMETRICS, &self.openmetrics)
+        } else {
+            (CLASSIC, self.classic.get_or_init(|| Form::new(to_classic(self.openmetrics.text()))))
+        };
+        let gzip = accepts_gzip(headers);
+        let body = if gzip { form.gzipped() } else { form.plain.clone() };
+        let mut response = reply::with_type(StatusCode::OK, content_type, body);
+        let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+}
+
+impl Form {
+    fn new(text: String) -> Self {
+        Self { plain: text.into(), gzipped: OnceLock::new() }
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.plain).unwrap_or_default()
+    }
+
+    /// Level 1: 16 times smaller in the time of two encodings; higher levels cost far more than they save.
+    fn gzipped(&self) -> Bytes {
+        let compress = || {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(self.plain.len() / 8), Compression::fast());
+            // Writing to a vector never fails.
+            let _ = encoder.write_all(&self.plain);
+            encoder.finish().unwrap_or_default().into()
+        };
+        self.gzipped.get_or_init(compress).clone()
+    }
+}
+
+/// OpenMetrics text as the classic format 0.0.4.
+///
+/// Only the descriptions differ: there counters are described with their `_total`, info metrics are gauges named
+/// `_info`, unknown is called untyped, and units and the end mark do not exist. Exemplars are not handled: no snapshot
+/// has any.
+pub fn to_classic(openmetrics: &str) -> String {
+    let mut out = String::with_capacity(openmetrics.len());
+    let mut help = None;
+    for line in openmetrics.split_inclusive('\n') {
+        if let Some(description) = line.strip_prefix("# HELP ") {
+            // It needs the final name, which the type on the next line decides.
+            help = description.split_once(' ').map(|(_, text)| text);
+        } else if let Some(description) = line.strip_prefix("# TYPE ") {
+            let (name, kind) =
+                description.trim_end().split_once(' ').unwrap_or((description.trim_end(), "unknown"));
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            if let Some(text) = help.take() {
+                out.extend(["# HELP ", name, suffix, " ", text]);
+            }
+            out.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+        } else if !line.starts_with('#') {
+            out.push_str(line);
+        }
+    }
+    out
+}
+
+/// Whether OpenMetrics 1.0 is named and liked at least as much as plain text. Wildcards alone never choose it: what
+/// sends them (browsers, curl) wants text, and text is the last resort.
+fn wants_openmetrics(headers: &HeaderMap) -> bool {
+    let mut openmetrics: f32 = 0.0;
+    // The most specific range that covers plain text decides how much it is liked.
+    let mut plain = (0, 0.0);
+    for range in elements(headers, &ACCEPT) {
+        let version = range.parameter("version");
+        match range.name {
+            name if name.eq_ignore_ascii_case("application/openmetrics-text") => {
+                if matches!(version, None | Some("1.0.0")) {
+                    openmetrics = openmetrics.max(range.quality);
+                }
+            }
+            name if name.eq_ignore_ascii_case("text/plain") => {
+                let specific = if version == Some("0.0.4") { 4 } else { 3 };
+                if matches!(version, None | Some("0.0.4")) && plain.0 < specific {
+                    plain = (specific, range.quality);
+                }
+            }
+            name if name.eq_ignore_ascii_case("text/*") && plain.0 < 2 => plain = (2, range.quality),
+            "*/*" if plain.0 < 1 => plain = (1, range.quality),
+            _ => {}
+        }
+    }
+    openmetrics > 0.0 && openmetrics >= plain.1
+}
+
+/// Whether gzip may be used: named with a weight above zero, or covered by `*`.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let mut any = false;
+    for coding in elements(headers, &ACCEPT_ENCODING) {
+        if coding.name.eq_ignore_ascii_case("gzip") || coding.name.eq_ignore_ascii_case("x-gzip") {
+            return coding.quality > 0.0;
+        }
+        any |= coding.name == "*" && coding.quality > 0.0;
+    }
+    any
+}
+
+/// One element of a negotiation header: `text/plain;version=0.0.4;q=0.5`.
+struct Element<'a> {
+    name: &'a str,
+    parameters: &'a str,
+    quality: f32,
+}
+
+impl<'a> Element<'a> {
+    fn parse(text: &'a str) -> Self {
+        let (name, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let mut element = Self { name: name.trim(), parameters, quality: 1.0 };
+        if let Some(quality) = element.parameter("q") {
+            // A weight that makes no sense is no wish.
+            element.quality = quality.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0);
+        }
+        element
+    }
+
+    fn parameter(&self, wanted: &str) -> Option<&'a str> {
+        self.parameters.split(';').find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
+        })
+    }
+}
+
+fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Element<'a>> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(Element::parse).filter(|element| !element.name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use http_body_util::BodyExt;
+    use hyper::header::CONTENT_TYPE;
+    use prometheus_client::{
+        collector::Collector,
+        encoding::DescriptorEncoder,
+        metrics::{MetricType, info::Info},
+    };
+
+    use super::*;
+    use crate::metrics::{Family, Snapshot};
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(name, HeaderValue::from_str(value).expect("a header value"));
+        }
+        map
+    }
+
+    /// A gauge, a counter, and a label value that tries to break out.
+    fn registry() -> Registry {
+        let mut state = Family::gauge("systemd_unit_state", "Whether the unit is in the state.");
+        state.sample(&[("name", "a\"} 1\nforged 2\n\\"), ("state", "active")], 1.0);
+        state.sample(&[("name", "# HELP forged x"), ("state", "failed")], 0.0);
+        let restarts = Family::counter("systemd_service_restart_total", "Restarts by systemd.");
+        let restarts = restarts.with(&[("name", "a.service")], 3.0);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Snapshot::new(vec![state, restarts])));
+        registry
+    }
+
+    const GOLDEN_OPENMETRICS: &str = "# HELP systemd_unit_state Whether the unit is in the state.\n\
+        # TYPE systemd_unit_state gauge\n\
+        systemd_unit_state{name=\"# HELP forged x\",state=\"failed\"} 0.0\n\
+        systemd_unit_state{name=\"a\\\"} 1\\nforged 2\\n\\\\\",state=\"active\"} 1.0\n\
+        # HELP systemd_service_restart Restarts by systemd.\n\
+        # TYPE systemd_service_restart counter\n\
+        systemd_service_restart_total{name=\"a.service\"} 3.0\n\
+        # EOF\n";
+
+    const GOLDEN_CLASSIC: &str = "# HELP systemd_unit_state Whether the unit is in the state.\n\
+        # TYPE systemd_unit_state gauge\n\
+        systemd_unit_state{name=\"# HELP forged x\",state=\"failed\"} 0.0\n\
+        systemd_unit_state{name=\"a\\\"} 1\\nforged 2\\n\\\\\",state=\"active\"} 1.0\n\
+        # HELP systemd_service_restart_total Restarts by systemd.\n\
+        # TYPE systemd_service_restart_total counter\n\
+        systemd_service_restart_total{name=\"a.service\"} 3.0\n";
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.expect("a whole body").to_bytes()
+    }
+
+    #[tokio::test]
+    async fn both_formats_are_golden() {
+        let response =
+            respond(&registry(), &headers(&[(ACCEPT, "application/openmetrics-text; version=1.0.0")]));
+        assert_eq!(response.headers()[CONTENT_TYPE], OPENMETRICS);
+        assert_eq!(body(response).await, GOLDEN_OPENMETRICS);
+
+        let response = respond(&registry(), &HeaderMap::new());
+        assert_eq!(response.headers()[CONTENT_TYPE], CLASSIC);
+        assert!(!response.headers().contains_key(CONTENT_ENCODING));
+        assert_eq!(body(response).await, GOLDEN_CLASSIC);
+    }
+
+    #[tokio::test]
+    async fn gzip_holds_the_same_text() {
+        let exposition = Exposition::encode(&registry());
+        let response = exposition.respond(&headers(&[(ACCEPT_ENCODING, "deflate, gzip;q=0.5")]));
+        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+        assert_eq!(response.headers()[CONTENT_TYPE], CLASSIC);
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&body(response).await[..]).read_to_string(&mut text).expect("gzip");
+        assert_eq!(text, GOLDEN_CLASSIC);
+    }
+
+    #[test]
+    fn formats_are_negotiated() {
+        let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                            text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                            application/openmetrics-text;version=0.0.1;q=0.5,\
+                            text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let cases = [
+            (prometheus_2, true),
+            (prometheus_3, true),
+            ("application/openmetrics-text", true),
+            ("APPLICATION/OpenMetrics-Text; Version=\"1.0.0\"", true),
+            ("text/plain;q=0.5, application/openmetrics-text;q=0.5", true),
+            ("*/*;q=1, text/plain;q=0.2, application/openmetrics-text;q=0.3", true),
+            ("*/*, application/openmetrics-text;q=0.3", false),
+            ("text/plain, application/openmetrics-text;q=0.5", false),
+            ("text/plain;version=0.0.4;q=0.9, text/plain;q=0.1, application/openmetrics-text;q=0.5", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=nonsense", false),
+            ("application/openmetrics-text;version=2.0.0", false),
+            ("application/openmetrics-text;version=0.0.1", false),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false),
+            ("application/json", false),
+            ("*/*", false),
+            ("", false),
+            (",;,q=,;=", false),
+        ];
+        for (accept, openmetrics) in cases {
+            assert_eq!(wants_openmetrics(&headers(&[(ACCEPT, accept)])), openmetrics, "{accept}");
+        }
+        let split = headers(&[(ACCEPT, "text/plain;q=0.1"), (ACCEPT, "application/openmetrics-text;q=0.2")]);
+        assert!(wants_openmetrics(&split), "several header lines are one list");
+    }
+
+    #[test]
+    fn codings_are_negotiated() {
+        for (codings, gzip) in [
+            ("gzip", true),
+            ("GZIP", true),
+            ("br, gzip;q=0.1", true),
+            ("*", true),
+            ("*, gzip;q=0", false),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("gzipped", false),
+            ("", false),
+        ] {
+            assert_eq!(accepts_gzip(&headers(&[(ACCEPT_ENCODING, codings)])), gzip, "{codings}");
+        }
+    }
+
+    #[derive(Debug)]
+    struct OtherKinds;
+
+    impl Collector for OtherKinds {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+            let info = Info::new([("version", "1")]);
+            let metric = encoder.encode_descriptor("build", "Build.", None, MetricType::Info)?;
+            prometheus_client::encoding::EncodeMetric::encode(&info, metric)?;
+            let unit = prometheus_client::registry::Unit::Seconds;
+            let mut metric = encoder.encode_descriptor("age", "Age.", Some(&unit), MetricType::Unknown)?;
+            metric.encode_gauge(&1.5)
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_classic_form() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(OtherKinds));
+        let exposition = Exposition::encode(&registry);
+        assert_eq!(
+            to_classic(exposition.openmetrics.text()),
+            "# HELP build_info Build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n\
+             # HELP age_seconds Age.\n# TYPE age_seconds untyped\nage_seconds 1.5\n"
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! The server's limits, seen from raw sockets.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_host::web::{self, Limits, Listener, Peer, Request, Response, reply};
+use hyper::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    sync::Notify,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes longer unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const MAX_BODY: usize = 1000;
+
+struct Server {
+    address: String,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+    /// Lets one `/gate` request end.
+    gate: Arc<Notify>,
+    /// Says that a `/gate` request has begun.
+    entered: Arc<Notify>,
+}
+
+impl Server {
+    async fn start(limits: Limits) -> Self {
+        Self::start_on("127.0.0.1:0", limits).await
+    }
+
+    async fn start_on(address: &str, limits: Limits) -> Self {
+        let listener = Listener::bind(&address.parse().expect("an address")).await.expect("bound");
+        let address = listener.local_addr();
+        let (shutdown, gate, entered) =
+            (CancellationToken::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, outside) = (Arc::clone(&entered), Arc::clone(&gate));
+        let handler = move |request: Request, peer: Peer| {
+            let (entered, gate) = (Arc::clone(&inside), Arc::clone(&outside));
+            async move { handle(request, peer, &entered, &gate).await }
+        };
+        let task = tokio::spawn(web::serve(vec![listener], limits, handler, shutdown.clone()));
+        Self { address, shutdown, task, gate, entered }
+    }
+
+    async fn send(&self, bytes: &[u8]) -> String {
+        let stream = TcpStream::connect(&self.address).await.expect("connected");
+        exchange(stream, bytes).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.send(get(path).as_bytes()).await
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.task).await.expect("the server ends").expect("and does not panic");
+    }
+}
+
+async fn handle(request: Request, peer: Peer, entered: &Notify, gate: &Notify) -> Response {
+    match request.uri().path() {
+        "/" => reply::text(StatusCode::OK, format!("hello {peer}\n")),
+        "/panic" => panic!("on purpose"),
+        "/hang" => std::future::pending().await,
+        "/gate" => {
+            entered.notify_one();
+            gate.notified().await;
+            reply::text(StatusCode::OK, "through\n")
+        }
+        "/large" => reply::text(StatusCode::OK, vec![b'x'; 64 << 20]),
+        "/body" => match web::read_body(request, MAX_BODY).await {
+            Ok(body) => reply::text(StatusCode::OK, format!("{} bytes\n", body.len())),
+            Err(error) => reply::text(error.status(), format!("{error}\n")),
+        },
+        "/json" => reply::json(StatusCode::OK, &["a"]),
+        "/post-only" => reply::method_not_allowed("POST"),
+        _ => reply::not_found(),
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
+/// Sends bytes and reads until the server closes.
+async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, bytes: &[u8]) -> String {
+    stream.write_all(bytes).await.expect("sent");
+    let mut answer = Vec::new();
+    // A reset after the answer is a close as well.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the server closes");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn limits() -> Limits {
+    Limits { drain: Duration::from_secs(5), ..Limits::default() }
+}
+
+#[tokio::test]
+async fn replies_carry_their_headers() {
+    let server = Server::start(limits()).await;
+    let page = server.get("/").await;
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(
+        page.contains("content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"),
+        "{page}"
+    );
+    assert!(page.contains("\r\n\r\nhello 127.0.0.1:"), "{page}");
+    let json = server.get("/json").await;
+    assert!(
+        json.contains("content-type: application/json\r\n") && json.ends_with("\r\n\r\n[\"a\"]"),
+        "{json}"
+    );
+    let missing = server.get("/none").await;
+    assert!(
+        missing.starts_with("HTTP/1.1 404 Not Found\r\n") && missing.ends_with("\r\n\r\nnot found\n"),
+        "{missing}"
+    );
+    let wrong = server.get("/post-only").await;
+    assert!(
+        wrong.starts_with("HTTP/1.1 405 Method Not Allowed\r\n") && wrong.contains("\r\nallow: POST\r\n"),
+        "{wrong}"
+    );
+    let head = server.send(b"HEAD /json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(head.contains("content-length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_panicking_handler_is_a_500_and_the_server_lives() {
+    let server = Server::start(limits()).await;
+    for _ in 0..3 {
+        let answer = server.get("/panic").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 500 ") && answer.ends_with("\r\n\r\ninternal error\n"),
+            "{answer}"
+        );
+    }
+    assert!(server.get("/").await.contains("hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_is_a_503() {
+    let server = Server::start(Limits { request_timeout: Duration::from_millis(100), ..limits() }).await;
+    let answer = server.get("/hang").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("the request took too long\n"),
+        "{answer}"
+    );
+    // A body that never comes counts as well.
+    let answer = server.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn heads_that_do_not_arrive_end_the_connection() {
+    let server = Server::start(Limits { header_timeout: Duration::from_millis(100), ..limits() }).await;
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\nhost: x\r\nx-slow"] {
+        assert_eq!(server.send(bytes).await, "");
+    }
+    // Idle after an answer: closed too.
+    let answer = server.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_or_make_no_sense_are_refused() {
+    let server = Server::start(limits()).await;
+    let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(20 << 10));
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(100));
+    for request in [large, many] {
+        let answer = server.send(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
+    }
+    for request in
+        [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"]
+    {
+        let answer = server.send(request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer}");
+    }
+    assert!(server.get("/").await.contains("hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let server = Server::start(limits()).await;
+    let post = |head: &str, body: &str| {
+        format!("POST /body HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n\r\n{body}")
+    };
+    let exact = "x".repeat(MAX_BODY);
+    let chunk = format!("3e8\r\n{exact}\r\n");
+    for (request, expected) in [
+        (post("content-length: 1000", &exact), "200 OK"),
+        (post("transfer-encoding: chunked", &format!("{chunk}0\r\n\r\n")), "200 OK"),
+        // Announced: refused before any of it is sent.
+        (post("content-length: 1001", ""), "413 Payload Too Large"),
+        (post("transfer-encoding: chunked", &format!("{chunk}1\r\nx\r\n0\r\n\r\n")), "413 Payload Too Large"),
+        (post("transfer-encoding: chunked", "zz\r\n"), "400 Bad Request"),
+    ] {
+        let answer = server.send(request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}\r\n")), "{expected}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_above_the_cap_wait_for_their_turn() {
+    let server = Server::start(Limits { connections: 1, ..limits() }).await;
+    let mut gated = TcpStream::connect(&server.address).await.expect("connected");
+    gated.write_all(get("/gate").as_bytes()).await.expect("sent");
+    server.entered.notified().await;
+    let mut waiting = TcpStream::connect(&server.address).await.expect("queued");
+    waiting.write_all(get("/").as_bytes()).await.expect("sent");
+    let mut byte = [0];
+    let early = timeout(Duration::from_millis(200), waiting.read(&mut byte)).await;
+    assert!(early.is_err(), "answered while the only slot was taken");
+    server.gate.notify_one();
+    assert!(exchange(gated, b"").await.ends_with("through\n"));
+    assert!(exchange(waiting, b"").await.contains("hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_does_not_keep_its_slot() {
+    let limits = Limits { connections: 1, request_timeout: Duration::from_millis(200), ..limits() };
+    let server = Server::start(limits).await;
+    let mut stalled = TcpStream::connect(&server.address).await.expect("connected");
+    stalled.write_all(get("/large").as_bytes()).await.expect("sent");
+    assert!(server.get("/").await.contains("hello"));
+    drop(stalled);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn running_requests_end_after_the_shutdown_and_new_ones_are_refused() {
+    let server = Server::start(limits()).await;
+    let mut running = TcpStream::connect(&server.address).await.expect("connected");
+    running.write_all(get("/gate").as_bytes()).await.expect("sent");
+    server.entered.notified().await;
+    let mut idle = TcpStream::connect(&server.address).await.expect("connected");
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let mut first = [0; 15];
+    idle.read_exact(&mut first).await.expect("answered");
+    server.shutdown.cancel();
+    // The idle connection is closed, the listening socket too.
+    exchange(idle, b"").await;
+    timeout(PATIENCE, async { while TcpStream::connect(&server.address).await.is_ok() {} })
+        .await
+        .expect("refused");
+    assert!(!server.task.is_finished());
+    server.gate.notify_one();
+    assert!(exchange(running, b"").await.ends_with("through\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_drain_is_bounded() {
+    let limits = Limits { drain: Duration::from_millis(100), request_timeout: PATIENCE * 10, ..limits() };
+    let server = Server::start(limits).await;
+    let mut running = TcpStream::connect(&server.address).await.expect("connected");
+    running.write_all(get("/gate").as_bytes()).await.expect("sent");
+    server.entered.notified().await;
+    server.stop().await;
+    assert_eq!(exchange(running, b"").await, "");
+}
+
+#[tokio::test]
+async fn a_socket_file_serves_and_names_its_caller() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("web.sock");
+    let server = Server::start_on(&format!("unix:{}", path.display()), limits()).await;
+    assert_eq!(server.address, format!("unix:{}", path.display()));
+    let answer = exchange(UnixStream::connect(&path).await.expect("connected"), get("/").as_bytes()).await;
+    let uid = rustix::process::getuid().as_raw();
+    assert!(answer.ends_with(&format!("\r\n\r\nhello uid {uid}\n")), "{answer}");
+    server.stop().await;
+    assert!(!path.exists());
+}
