@@ -1,0 +1,239 @@
+//! The command line: flags become checked values here. Their names are those of the exporter-toolkit family.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, builder::PossibleValuesParser,
+};
+use evenkeel_host::{log, web::ListenAddress};
+use regex::Regex;
+
+use crate::collectors::systemd::UnitFilter;
+
+/// What every release says about itself; the build sets the variables (see Makefile).
+pub mod build {
+    /// The version of the package.
+    pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+    /// The commit it was built from.
+    pub const REVISION: &str = match option_env!("EVENKEEL_REVISION") {
+        Some(revision) => revision,
+        None => "unknown",
+    };
+    /// The compiler it was built with.
+    pub const RUSTC: &str = match option_env!("EVENKEEL_RUSTC") {
+        Some(version) => version,
+        None => "unknown",
+    };
+}
+
+/// The flags, checked.
+#[derive(Debug)]
+pub struct Arguments {
+    /// Where to listen.
+    pub listen: Vec<ListenAddress>,
+    /// Where the metrics are.
+    pub telemetry_path: String,
+    /// The configuration file, if any.
+    pub config: Option<PathBuf>,
+    /// Check the configuration and end.
+    pub check: bool,
+    /// The collectors that run, in the order of the list.
+    pub collectors: Vec<&'static str>,
+    /// Which units are published.
+    pub units: UnitFilter,
+    /// One of [`log::LEVELS`].
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: log::Format,
+}
+
+impl Arguments {
+    /// Reads a command line, the program's name first; `collectors` are the names that have flags.
+    ///
+    /// # Errors
+    /// For what makes no sense, and for `--help` and `--version`, which are no failures.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+        collectors: &[&'static str],
+    ) -> Result<Self, clap::Error> {
+        let command = Flags::command()
+            .version(format!("{} (revision {}, rustc {})", build::VERSION, build::REVISION, build::RUSTC))
+            .args(collectors.iter().flat_map(|name| collector_flags(name)));
+        let matches = command.try_get_matches_from(arguments)?;
+        let flags = Flags::from_arg_matches(&matches)?;
+        let enabled = |name: &&&str| is_enabled(&matches, name, flags.disable_defaults);
+        Ok(Self {
+            listen: flags.listen,
+            telemetry_path: flags.telemetry_path,
+            config: flags.config,
+            check: flags.check,
+            collectors: collectors.iter().filter(enabled).copied().collect(),
+            units: UnitFilter { include: flags.unit_include, exclude: flags.unit_exclude },
+            log_level: flags.log_level,
+            log_format: flags.log_format,
+        })
+    }
+}
+
+/// Publishes the truth about this host for Prometheus: systemd units, Docker containers and disk usage, filesystems,
+/// Redis. It only looks and never changes the host.
+#[derive(Debug, Parser)]
+#[command(name = "evenkeel-exporter")]
+struct Flags {
+    /// Address to listen on: host:port, :port, [::1]:port or unix:/path. May be repeated.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = "127.0.0.1:19847")]
+    listen: Vec<ListenAddress>,
+
+    /// Path of the metrics.
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    telemetry_path: String,
+
+    /// Configuration file (YAML). Without it the defaults fit most hosts.
+    #[arg(long = "config.file", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Check the configuration file and end: 0 when it is good, 64 when it is not.
+    #[arg(long = "config.check", requires = "config")]
+    check: bool,
+
+    /// Run only the collectors that a flag names.
+    #[arg(long = "collector.disable-defaults")]
+    disable_defaults: bool,
+
+    /// Publish only units whose whole name matches this regular expression.
+    #[arg(long = "collector.systemd.unit-include", value_name = "REGEX", value_parser = anchored)]
+    unit_include: Option<Regex>,
+
+    /// Publish no unit whose whole name matches this regular expression.
+    #[arg(long = "collector.systemd.unit-exclude", value_name = "REGEX", value_parser = anchored)]
+    unit_exclude: Option<Regex>,
+
+    /// Log only messages of this severity and above.
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", value_parser = PossibleValuesParser::new(log::LEVELS))]
+    log_level: String,
+
+    /// How log lines look: text or json.
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "text")]
+    log_format: log::Format,
+}
+
+/// `--collector.NAME` and `--no-collector.NAME`; of several the last one counts.
+fn collector_flags(name: &str) -> [Arg; 2] {
+    let (on, off) = (format!("collector.{name}"), format!("no-collector.{name}"));
+    // Also over itself: a flag given twice is no mistake.
+    let flag = |id: &str, help: String| {
+        let arg = Arg::new(id.to_owned()).long(id.to_owned()).help(help);
+        arg.overrides_with_all([on.clone(), off.clone()]).action(ArgAction::SetTrue)
+    };
+    [
+        flag(&on, format!("Run the {name} collector (default: on)")),
+        flag(&off, format!("Do not run the {name} collector")),
+    ]
+}
+
+fn is_enabled(matches: &ArgMatches, name: &str, disable_defaults: bool) -> bool {
+    let on = matches.get_flag(&format!("collector.{name}"));
+    let off = matches.get_flag(&format!("no-collector.{name}"));
+    on || (!off && !disable_defaults)
+}
+
+/// As in the peers: the expression has to match the whole name.
+fn anchored(text: &str) -> Result<Regex, String> {
+    Regex::new(&format!("^(?:{text})$")).map_err(|error| error.to_string())
+}
+
+fn telemetry_path(text: &str) -> Result<String, String> {
+    let legal = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#%\"<>".contains(&byte));
+    match text {
+        "/" => Err("that is the landing page, write /metrics".to_owned()),
+        _ if text.starts_with("/-/") => Err("paths below /-/ are taken, write /metrics".to_owned()),
+        _ if !text.starts_with('/') || !legal => Err("a path starts with a slash, write /metrics".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    const COLLECTORS: [&str; 3] = ["systemd", "docker", "redis"];
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::parse(std::iter::once("evenkeel-exporter").chain(line.split_whitespace()), &COLLECTORS)
+    }
+
+    #[test]
+    fn nothing_has_to_be_said() {
+        let arguments = parse("").expect("defaults");
+        assert_eq!(arguments.listen, ["127.0.0.1:19847".parse().expect("an address")]);
+        assert_eq!(arguments.telemetry_path, "/metrics");
+        assert_eq!(arguments.collectors, COLLECTORS);
+        assert_eq!((arguments.log_level.as_str(), arguments.log_format), ("info", log::Format::Text));
+        assert!(arguments.config.is_none() && !arguments.check);
+    }
+
+    #[test]
+    fn collectors_are_chosen_by_flags() {
+        for (line, enabled) in [
+            ("--no-collector.docker", &["systemd", "redis"][..]),
+            ("--collector.disable-defaults --collector.redis", &["redis"]),
+            ("--collector.redis --collector.disable-defaults --collector.systemd", &["systemd", "redis"]),
+            ("--collector.disable-defaults", &[]),
+            ("--no-collector.redis --collector.redis", &COLLECTORS),
+            ("--collector.redis --no-collector.redis", &["systemd", "docker"]),
+            ("--no-collector.redis --no-collector.redis", &["systemd", "docker"]),
+        ] {
+            assert_eq!(parse(line).expect(line).collectors, enabled, "{line}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_expressions_are_checked_values() {
+        let arguments = parse(
+            "--web.listen-address=:1 --web.listen-address=unix:/run/x.sock --collector.systemd.unit-include=a|b",
+        )
+        .expect("valid");
+        assert_eq!(
+            arguments.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [":1", "unix:/run/x.sock"]
+        );
+        let include = arguments.units.include.expect("given");
+        assert!(include.is_match("b") && !include.is_match("ab"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_cure() {
+        for (line, says) in [
+            ("--web.listen-address=80", "`80` is no address to listen on: write 127.0.0.1:9000"),
+            ("--web.telemetry-path=metrics", "a path starts with a slash, write /metrics"),
+            ("--web.telemetry-path=/", "that is the landing page, write /metrics"),
+            ("--web.telemetry-path=/-/ready", "paths below /-/ are taken, write /metrics"),
+            ("--config.check", "--config.file <FILE>"),
+            ("--log.level=loud", "[possible values: error, warn, info, debug, trace]"),
+            ("--log.format=xml", "`xml` is no log format: write text or json"),
+            ("--collector.systemd.unit-include=(", "unclosed group"),
+            ("--collector.sytemd", "a similar argument exists: '--collector.systemd'"),
+            ("stray", "unexpected argument 'stray'"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.to_string().contains(says), "{line}: {error}");
+            assert!(error.use_stderr(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_failures() {
+        let version = parse("--version").expect_err("ends here");
+        assert_eq!(version.kind(), ErrorKind::DisplayVersion);
+        assert!(version.to_string().starts_with(concat!(
+            "evenkeel-exporter ",
+            env!("CARGO_PKG_VERSION"),
+            " (revision "
+        )));
+        let help = parse("--help").expect_err("ends here");
+        assert!(!help.use_stderr());
+        assert!(help.to_string().contains("--no-collector.docker"));
+    }
+}

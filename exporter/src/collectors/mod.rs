@@ -1,0 +1,120 @@
+//! The list of collectors, and what each must be able to do.
+
+pub mod docker;
+pub mod docker_disk;
+pub mod filesystem;
+pub mod redis;
+pub mod systemd;
+
+use std::{fmt, sync::Arc};
+
+use evenkeel_host::{docker::Docker, metrics::Family};
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Options;
+
+/// Every collector there is, in the order of their metrics. Each is on unless a flag says otherwise.
+///
+/// A new one is its file and one line here: `Entry { name: foo::NAME, build: |options, shutdown| Arc::new(…) }`.
+pub const ALL: &[Entry] = &[
+    Entry {
+        name: systemd::NAME,
+        build: |options, _| Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.units)),
+    },
+    Entry {
+        name: docker::NAME,
+        build: |options, _| {
+            Arc::new(docker::DockerCollector::new(Docker::from_env(), &options.config.docker))
+        },
+    },
+    Entry {
+        name: docker_disk::NAME,
+        build: |options, shutdown| {
+            let config = &options.config.docker.disk_usage;
+            Arc::new(docker_disk::DockerDisk::start(Docker::from_env(), config, shutdown))
+        },
+    },
+    Entry {
+        name: filesystem::NAME,
+        build: |options, _| Arc::new(filesystem::FilesystemCollector::new(&options.config.filesystem)),
+    },
+    Entry {
+        name: redis::NAME,
+        build: |options, _| Arc::new(redis::RedisCollector::new(&options.config.redis)),
+    },
+];
+
+/// One collector of the list.
+pub struct Entry {
+    /// The flag, the `collect[]` word and the `collector` label.
+    pub name: &'static str,
+    /// Makes it. Connections wait for the first look, so that this never fails; tasks end with the token.
+    pub build: fn(&Options, &CancellationToken) -> Arc<dyn Collector>,
+}
+
+/// The collectors that run.
+pub fn build(options: &Options, shutdown: &CancellationToken) -> Vec<Arc<dyn Collector>> {
+    let enabled = ALL.iter().filter(|entry| options.collectors.contains(&entry.name));
+    enabled.map(|entry| (entry.build)(options, shutdown)).collect()
+}
+
+/// One subject of the host. Lives as long as the process and owns its connections; it may keep a picture between
+/// looks in a task that ends with the shutdown token.
+pub trait Collector: Send + Sync {
+    /// The flag, the `collect[]` word and the `collector` label.
+    fn name(&self) -> &'static str;
+
+    /// Asks the source and says what was seen. The frame drops the future shortly after `deadline`, so that a collector
+    /// that ends exactly then can still publish what it has. It must not block its thread.
+    ///
+    /// # Errors
+    /// When the source did not answer, or answered nonsense. The frame then publishes [`Collector::down`] instead.
+    fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>>;
+
+    /// What stands for the series when a look failed or ran into its deadline: `systemd_up 0`.
+    fn down(&self) -> Vec<Family>;
+}
+
+/// What one look gave.
+#[derive(Debug)]
+pub enum Look {
+    /// The source answered.
+    Seen(Vec<Family>),
+    /// There is no such source here, it is not configured, and it was never seen since the start.
+    Absent,
+}
+
+/// Why a look failed, in words for the log and the status page.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CollectError(String);
+
+impl CollectError {
+    /// From any error's text.
+    pub fn new(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{cli::Arguments, config::Config};
+
+    #[tokio::test]
+    async fn every_collector_is_built_without_asking_anything_and_knows_its_name() {
+        let names: Vec<&'static str> = ALL.iter().map(|entry| entry.name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        let arguments = Arguments::parse(["evenkeel-exporter"], &names).expect("defaults");
+        let Arguments { collectors, telemetry_path, units, .. } = arguments;
+        let options = Options { config: Config::default(), collectors, telemetry_path, units };
+        let shutdown = CancellationToken::new();
+        let built = build(&options, &shutdown);
+        assert_eq!(built.iter().map(|collector| collector.name()).collect::<Vec<_>>(), names);
+        shutdown.cancel();
+    }
+}

@@ -1,0 +1,289 @@
+//! The built program: exit codes, messages, signals, and the table of configurations it refuses.
+
+// The policy against starting programs is for the product; this starts the product.
+#![allow(clippy::disallowed_types)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn exporter() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel-exporter"));
+    // Nothing of this machine is asked.
+    command.env_remove("DOCKER_HOST").env_remove("DBUS_SYSTEM_BUS_ADDRESS").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    exporter().args(arguments).output().expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A running exporter, killed when a test fails half way.
+struct Running {
+    child: Child,
+    address: String,
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already unless a test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = exporter()
+            .args(["--web.listen-address=127.0.0.1:0", "--collector.disable-defaults", "--log.format=json"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let mut first = String::new();
+        lines.read_line(&mut first).expect("the first line");
+        let address = first.split("\"address\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let address = address.unwrap_or_else(|| panic!("the address in {first}")).to_owned();
+        let log = std::thread::spawn(move || {
+            let mut rest = first;
+            lines.read_to_string(&mut rest).expect("the log is text");
+            rest
+        });
+        Self { child, address, log: Some(log) }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).expect("connected");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+
+    /// Ends it with a signal and says how it ended and what it logged.
+    fn stop(mut self, signal: Signal) -> (Option<i32>, String) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("signalled");
+        let status = self.child.wait().expect("ended");
+        let log = self.log.take().expect("still there");
+        (status.code(), log.join().expect("read"))
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_64() {
+    for arguments in
+        [&["--nonsense"][..], &["--web.listen-address=x"], &["--config.check"], &["--log.level=loud"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(stderr(&output).starts_with("error: "), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn help_and_version_exit_with_0() {
+    for flag in ["--help", "--version"] {
+        let output = run(&[flag]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stderr.is_empty());
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_failed_start_exits_with_1_and_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("an address");
+    let output = run(&[&format!("--web.listen-address={address}"), "--log.level=error"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        format!(
+            "evenkeel-exporter: cannot listen on {address}: Address already in use (os error 98): \
+             another program listens there, choose another address\n"
+        )
+    );
+}
+
+#[test]
+fn the_shipped_example_is_a_good_configuration() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/exporter.yml");
+    let output = run(&["--config.check", &format!("--config.file={example}")]);
+    assert_eq!(stderr(&output), "");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "the configuration is good\n");
+}
+
+/// What stands in the file, and what is said about it after the file's name.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "sytemd: {}\n",
+        ":1:1: unknown key `sytemd`: expected one of `systemd`, `docker`, `filesystem`, `redis`; did you mean `systemd`?\n  \
+         1 | sytemd: {}\n    | ^",
+    ),
+    (
+        "systemd: {}\nsystemd: {}\n",
+        ":2:1: duplicate key `systemd`: each key may stand only once, remove one of the two\n  \
+         2 | systemd: {}\n    | ^",
+    ),
+    (
+        "systemd:\n  watched: []\n",
+        ":2:3: unknown key `systemd.watched`: expected one of `watch`, `not_found_ok`; did you mean `watch`?\n  \
+         2 |   watched: []\n    |   ^",
+    ),
+    (
+        "systemd: {watch: nginx.service}\n",
+        ":1:18: `systemd.watch`: expected a list: [a, b], or one item a line after `- `\n  \
+         1 | systemd: {watch: nginx.service}\n    |                  ^",
+    ),
+    (
+        "systemd:\n  watch: [nginx]\n",
+        ":2:11: `systemd.watch[0]`: `nginx` is no unit name or glob: write name.service, name-*.service or name-*\n  \
+         2 |   watch: [nginx]\n    |           ^",
+    ),
+    (
+        "docker:\n  disk_usage:\n    images: often\n",
+        ":3:13: `docker.disk_usage.images`: `often` is not a duration: write 30s, 15m, 1h30m, 7d or 100ms\n  \
+         3 |     images: often\n    |             ^",
+    ),
+    (
+        "docker: {disk_usage: {networks: 1h}}\n",
+        ":1:23: unknown key `docker.disk_usage.networks`: expected one of `images`, `build_cache`, `volumes`, \
+         `containers`\n  1 | docker: {disk_usage: {networks: 1h}}\n    |                       ^",
+    ),
+    (
+        "filesystem: {mount_points_exclude: \"^/(mnt\"}\n",
+        ":1:36: `filesystem.mount_points_exclude`: `^/(mnt` is no regular expression (unclosed group): \
+         write one such as ^/(mnt|media)($|/)\n  \
+         1 | filesystem: {mount_points_exclude: \"^/(mnt\"}\n    |                                    ^",
+    ),
+    (
+        "filesystem: {fs_type_exclude: nfs}\n",
+        ":1:14: unknown key `filesystem.fs_type_exclude`: expected one of `mount_points_exclude`, `fs_types_exclude`; \
+         did you mean `fs_types_exclude`?\n  \
+         1 | filesystem: {fs_type_exclude: nfs}\n    |              ^",
+    ),
+    (
+        "redis: [{name: a}]\n",
+        ":1:10: missing key `redis[0].url`: it is required\n  1 | redis: [{name: a}]\n    |          ^",
+    ),
+    (
+        "redis:\n  - {name: a, url: \"redis://127.0.0.1\"}\n  - {name: a, url: \"redis://127.0.0.2\"}\n",
+        ":3:12: `redis`: the name `a` stands twice: give every Redis a name of its own",
+    ),
+    (
+        "redis: [{name: \"\", url: \"redis://127.0.0.1\"}]\n",
+        ":1:16: `redis`: a name has 1 to 64 bytes on one line: write a word",
+    ),
+    (
+        "redis: [{name: a, url: \"http://127.0.0.1\"}]\n",
+        ":1:24: `redis`: the url of `a`: not a Redis URL: write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH",
+    ),
+    (
+        "redis: [{name: a, url: \"redis://:hunter2@127.0.0.1\"}]\n",
+        ":1:24: `redis`: the url of `a`: the password does not belong into the URL: put it into a file",
+    ),
+    (
+        "redis: [{name: a, url: \"redis://127.0.0.1\", password_file: /nonexistent/redis.pass}]\n",
+        ":1:60: `redis`: the password of `a`: /nonexistent/redis.pass: cannot read the file: \
+         No such file or directory (os error 2)",
+    ),
+    (
+        "docker: {labels: [com.a, com-a]}\n",
+        ":1:26: `docker.labels`: `com.a` and `com-a` would both become `container_label_com_a`: keep one of them",
+    ),
+    (
+        "redis: {name: a}\n",
+        ":1:8: `redis`: expected a list: [a, b], or one item a line after `- `\n  \
+         1 | redis: {name: a}\n    |        ^",
+    ),
+];
+
+#[test]
+fn bad_configurations_exit_with_64_and_name_place_key_and_cure() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("exporter.yml");
+    for (text, says) in REFUSED {
+        std::fs::write(&file, text).expect("written");
+        for check in [&["--config.check"][..], &[]] {
+            let output =
+                exporter().args(check).arg("--config.file").arg(&file).output().expect("the program starts");
+            assert_eq!(output.status.code(), Some(64), "{text}");
+            assert_eq!(
+                stderr(&output),
+                format!("evenkeel-exporter: {}{says}\n", file.display()),
+                "\n--- for\n{text}"
+            );
+        }
+    }
+    let missing = dir.path().join("missing.yml");
+    let output = exporter().arg("--config.file").arg(&missing).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        stderr(&output).contains("cannot read the file: No such file or directory"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn it_serves_until_a_signal_and_exits_with_0() {
+    for (signal, says) in [(Signal::TERM, "stopping on SIGTERM"), (Signal::INT, "stopping on SIGINT")] {
+        let running = Running::start(&[]);
+        assert!(running.get("/-/healthy").ends_with("\r\n\r\nhealthy\n"));
+        let metrics = running.get("/metrics");
+        assert!(metrics.contains("\nevenkeel_exporter_build_info{version=\""), "{metrics}");
+        assert!(metrics.contains("\nprocess_resident_memory_bytes "), "{metrics}");
+        let (code, log) = running.stop(signal);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains(says), "{log}");
+    }
+}
+
+#[test]
+fn what_is_risky_is_said_at_the_start() {
+    let running = Running::start(&[]);
+    let (_, log) = running.stop(Signal::TERM);
+    assert!(!log.contains("no authentication"), "{log}");
+    assert_eq!(log.contains("running as root"), rustix::process::geteuid().is_root(), "{log}");
+}
+
+#[test]
+fn socket_files_are_served_and_removed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("exporter.sock");
+    let running = Running::start(&[&format!("--web.listen-address=unix:{}", path.display())]);
+    await_socket(&path);
+    let (code, log) = running.stop(Signal::TERM);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!path.exists());
+}
+
+/// The second listener is bound after the line that the test has read.
+fn await_socket(path: &Path) {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Ok(mut stream) = std::os::unix::net::UnixStream::connect(path) {
+            stream.write_all(b"GET /-/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("answered");
+            assert!(answer.ends_with("ready\n"), "{answer}");
+            return;
+        }
+        assert!(begun.elapsed().as_secs() < 20, "no socket appeared");
+        std::thread::yield_now();
+    }
+}
