@@ -1,0 +1,176 @@
+//! Writes down what a person would look at first, before a repair destroys the evidence. The report stays on the host.
+
+use std::{fmt::Write as _, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path, time::SystemTime};
+
+use evenkeel_host::{config::format_bytes, docker::Object, journal};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{Action, Check, Done, Failure, Job};
+use crate::{
+    observe,
+    policy::Class,
+    target::{Kind, Target},
+};
+
+pub(super) const NAME: &str = "collect_report";
+
+/// A report's size at most, in bytes.
+const SIZE_MAX: usize = 256 * 1024;
+/// Reports kept, newest first.
+const KEPT: usize = 200;
+
+/// Parameters.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CollectReport {
+    /// Journal lines of a unit.
+    lines: u32,
+}
+
+impl Default for CollectReport {
+    fn default() -> Self {
+        Self { lines: 50 }
+    }
+}
+
+impl Action for CollectReport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn class(&self) -> Class {
+        Class::S0
+    }
+
+    fn fits(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn plan(&self, target: &Target) -> String {
+        match target.kind() {
+            Kind::Unit => {
+                format!("write the state and the last {} journal lines of {}", self.lines, target.name())
+            }
+            Kind::Container => format!("write the state and the last probe of {}", target.name()),
+            Kind::Filesystem => format!("write what fills {}", target.name()),
+        }
+    }
+
+    fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
+        Box::pin(async { Ok(Check::Go) })
+    }
+
+    fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
+        Box::pin(async move {
+            let mut text = format!(
+                "{} of rule {}, remediation {}, {}\n\n{}\n\n",
+                job.target,
+                job.rule,
+                job.id,
+                Timestamp::now(),
+                job.seen.summary()
+            );
+            text += &match job.target.kind() {
+                Kind::Unit => self.unit(job).await,
+                Kind::Container => container(job).await,
+                Kind::Filesystem => filesystem(job).await,
+            };
+            text.truncate(text.floor_char_boundary(SIZE_MAX));
+            let name = format!("{:08}-{}.txt", job.id, job.rule);
+            write(&job.reports, &name, &text).map_err(|error| {
+                Failure::Refused(format!("cannot write {}: {error}", job.reports.join(&name).display()))
+            })?;
+            Ok(Done { detail: format!("report {}", job.reports.join(name).display()), ..Done::default() })
+        })
+    }
+}
+
+impl CollectReport {
+    async fn unit(&self, job: &Job) -> String {
+        match journal::tail(job.target.name(), self.lines).await {
+            Err(error) => format!("journal: {error}\n"),
+            Ok(lines) => lines.iter().fold("journal:\n".to_owned(), |mut text, line| {
+                let time = line.time.and_then(|time: SystemTime| Timestamp::try_from(time).ok());
+                let time = time.map(|time| time.to_string()).unwrap_or_default();
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{time} {}: {}", line.identifier, line.message);
+                text
+            }),
+        }
+    }
+}
+
+async fn container(job: &Job) -> String {
+    match job.host.docker.inspect(job.target.name()).await {
+        Err(error) => format!("docker: {error}\n"),
+        Ok(None) => "the container is gone\n".to_owned(),
+        Ok(Some(container)) => match container.health.and_then(|health| health.last) {
+            None => "no healthcheck ran\n".to_owned(),
+            Some(probe) => format!(
+                "last probe: {} (exit code {})\n{}\n",
+                probe.result.as_str(),
+                probe.exit_code,
+                probe.output
+            ),
+        },
+    }
+}
+
+async fn filesystem(job: &Job) -> String {
+    let mut text = "largest, on this filesystem:\n".to_owned();
+    for (path, bytes) in observe::largest(job.target.name(), 20).await {
+        let _ = writeln!(text, "{:>10}  {}", format_bytes(bytes), path.display());
+    }
+    text += "\nDocker, wherever it lies:\n";
+    let objects = [Object::Images, Object::BuildCache, Object::Volumes, Object::Containers];
+    match job.host.docker.disk_usage(&objects).await {
+        Err(error) => text += &format!("docker: {error}\n"),
+        Ok(usage) => {
+            for object in objects {
+                if let Some(usage) = usage.get(object) {
+                    let _ = writeln!(
+                        text,
+                        "{:>10}  {}, {} of it reclaimable",
+                        format_bytes(usage.bytes),
+                        object.as_str(),
+                        format_bytes(usage.reclaimable_bytes)
+                    );
+                }
+            }
+        }
+    }
+    text
+}
+
+/// Writes one report and forgets the oldest beyond [`KEPT`]. The names sort by the remediation's number.
+fn write(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(dir.join(name))?;
+    file.write_all(text.as_bytes())?;
+    let mut reports: Vec<_> = fs::read_dir(dir)?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    reports.sort_unstable_by(|a, b| b.cmp(a));
+    for old in reports.into_iter().skip(KEPT) {
+        fs::remove_file(old)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_newest_reports_only() {
+        let dir = tempfile::tempdir().unwrap();
+        for id in 0..KEPT + 5 {
+            write(dir.path(), &format!("{id:08}-r.txt"), "x").unwrap();
+        }
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names.len(), KEPT);
+        assert_eq!(names[0], "00000005-r.txt");
+    }
+}

@@ -1,0 +1,186 @@
+//! Restarts a running container that its own healthcheck calls unhealthy.
+
+use std::time::Duration;
+
+use bollard::{errors::Error as DockerError, query_parameters::RestartContainerOptionsBuilder};
+use evenkeel_host::{config::PromDuration, docker::State};
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+
+use super::{Action, Check, Done, Failure, Job};
+use crate::{
+    observe::{Container, Observation},
+    policy::Class,
+    target::{Kind, Target},
+};
+
+pub(super) const NAME: &str = "container_restart";
+
+/// The engine kills a container this long after asking it to stop, when neither it nor the rule says otherwise
+/// (docker-container-restart(1)).
+const STOP_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Parameters.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ContainerRestart {
+    /// How long the container may take to stop before it is killed; the engine's own setting when not given.
+    stop_timeout: Option<PromDuration>,
+}
+
+impl Action for ContainerRestart {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn class(&self) -> Class {
+        Class::S2
+    }
+
+    fn fits(&self, kind: Kind) -> bool {
+        kind == Kind::Container
+    }
+
+    fn timeout(&self) -> Duration {
+        self.stop_timeout.as_ref().map_or(STOP_DEFAULT * 6, |timeout| timeout.get()) + Duration::from_secs(60)
+    }
+
+    fn plan(&self, target: &Target) -> String {
+        match self.stop_seconds() {
+            Some(seconds) => format!("POST /containers/{}/restart?t={seconds}", target.name()),
+            None => format!("POST /containers/{}/restart", target.name()),
+        }
+    }
+
+    fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
+        Box::pin(async move {
+            let Observation::Container(container) = &job.seen else {
+                return Ok(Check::Skip("not_a_container", job.seen.summary()));
+            };
+            if let Check::Skip(reason, detail) = judge(container) {
+                return Ok(Check::Skip(reason, detail));
+            }
+            let dependents = network_dependents(job, &container.id)
+                .await
+                .map_err(|error| Failure::Refused(format!("cannot see what depends on it: {error}")))?;
+            Ok(if dependents.is_empty() {
+                Check::Go
+            } else {
+                let names = dependents.join(", ");
+                Check::Skip("has_dependents", format!("{names} use its network and would lose it"))
+            })
+        })
+    }
+
+    fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
+        Box::pin(async move {
+            let Observation::Container(container) = &job.seen else {
+                return Err(Failure::Refused("not a container".to_owned()));
+            };
+            let client =
+                job.host.docker.client().await.map_err(|error| Failure::Refused(error.to_string()))?;
+            let mut options = RestartContainerOptionsBuilder::new();
+            if let Some(seconds) = self.stop_seconds() {
+                options = options.t(seconds);
+            }
+            // By id: a container made anew under the same name meanwhile is another one.
+            client.restart_container(&container.id, Some(options.build())).await.map_err(engine_failure)?;
+            Ok(Done { detail: "restarted".to_owned(), ..Done::default() })
+        })
+    }
+}
+
+impl ContainerRestart {
+    fn stop_seconds(&self) -> Option<i32> {
+        self.stop_timeout.as_ref().map(|timeout| i32::try_from(timeout.get().as_secs()).unwrap_or(i32::MAX))
+    }
+}
+
+/// Whether a restart may help what was seen.
+fn judge(container: &Container) -> Check {
+    if container.state != State::Running.as_str() {
+        Check::Skip("not_running", format!("it is {}", container.state))
+    } else if let Some(reason) = &container.healthcheck_broken {
+        Check::Skip(
+            "healthcheck_broken",
+            format!(
+                "its healthcheck cannot ever work ({reason}), which says nothing about the container: repair the healthcheck"
+            ),
+        )
+    } else if container.health != "unhealthy" {
+        Check::Skip("not_unhealthy", format!("its health is {}", container.health))
+    } else if container.auto_remove {
+        Check::Skip("auto_remove", "it was started with --rm: a restart would destroy it".to_owned())
+    } else if container.swarm {
+        Check::Skip("swarm", "Swarm manages it".to_owned())
+    } else if is_self(&container.id) {
+        Check::Skip("own_container", "evenkeel runs in it".to_owned())
+    } else {
+        Check::Go
+    }
+}
+
+/// Whether this process runs in that container: Docker mounts /etc/hostname and its kin from the container's folder.
+fn is_self(id: &str) -> bool {
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|mounts| mounts.contains(&format!("/containers/{id}/")))
+}
+
+/// The running containers that use this one's network namespace (`--network container:NAME`), and lose it at a restart.
+async fn network_dependents(job: &Job, id: &str) -> Result<Vec<String>, evenkeel_host::docker::Error> {
+    let mut dependents = Vec::new();
+    for other in job.host.docker.containers().await? {
+        if other.state != State::Running || other.id == id {
+            continue;
+        }
+        let Some(other) = job.host.docker.inspect(&other.id).await? else { continue };
+        let shares = other.network_mode.strip_prefix("container:");
+        if shares.is_some_and(|with| with == id || with == job.target.name()) {
+            dependents.push(other.name);
+        }
+    }
+    Ok(dependents)
+}
+
+/// An answer of the engine means that it did not happen; anything else may have been lost on the way.
+pub(super) fn engine_failure(error: DockerError) -> Failure {
+    match error {
+        DockerError::DockerResponseServerError { status_code, message } => {
+            Failure::Refused(format!("the engine says {status_code}: {message}"))
+        }
+        other => Failure::Unknown(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_only_a_sick_container_that_survives_it() {
+        let judged = |change: fn(&mut Container)| {
+            let mut container = Container {
+                id: "0123456789abcdef".to_owned(),
+                state: "running".to_owned(),
+                health: "unhealthy".to_owned(),
+                ..Container::default()
+            };
+            change(&mut container);
+            match judge(&container) {
+                Check::Go => "go",
+                Check::Skip(reason, _) => reason,
+            }
+        };
+        assert_eq!(judged(|_| ()), "go");
+        assert_eq!(
+            judged(|c| c.healthcheck_broken = Some("command_not_found".to_owned())),
+            "healthcheck_broken"
+        );
+        assert_eq!(judged(|c| c.state = "paused".to_owned()), "not_running");
+        assert_eq!(judged(|c| c.state = "exited".to_owned()), "not_running");
+        assert_eq!(judged(|c| c.health = "starting".to_owned()), "not_unhealthy");
+        assert_eq!(judged(|c| c.health = "healthy".to_owned()), "not_unhealthy");
+        assert_eq!(judged(|c| c.auto_remove = true), "auto_remove");
+        assert_eq!(judged(|c| c.swarm = true), "swarm");
+    }
+}

@@ -1,0 +1,61 @@
+//! Tells the configured receivers about the alert, as a step of its own: for rules that only observe.
+
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+
+use super::{Action, Check, Done, Failure, Job};
+use crate::{
+    notify::Notice,
+    outcome::Outcome,
+    policy::Class,
+    target::{Kind, Target},
+};
+
+pub(super) const NAME: &str = "notify";
+
+/// No parameters.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notify {}
+
+impl Action for Notify {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn class(&self) -> Class {
+        Class::S0
+    }
+
+    fn fits(&self, _: Kind) -> bool {
+        true
+    }
+
+    fn plan(&self, _: &Target) -> String {
+        "POST to every receiver under `notify`".to_owned()
+    }
+
+    fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
+        Box::pin(async { Ok(Check::Go) })
+    }
+
+    fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
+        Box::pin(async move {
+            let notice = Notice {
+                id: job.id,
+                rule: job.rule.clone(),
+                kind: job.target.kind().as_str().to_owned(),
+                target: job.target.name().to_owned(),
+                outcome: Outcome::Reported,
+                reason: "notify".to_owned(),
+                summary: job.seen.summary(),
+                before: Some(job.seen.summary()),
+                after: None,
+                steps: Vec::new(),
+                next_allowed: None,
+            };
+            let receivers = job.notifier.tell_all(&notice);
+            Ok(Done { detail: format!("queued for {receivers} receiver(s)"), ..Done::default() })
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! What would be done about a target now, and what speaks against it. Looks, changes nothing: the worker acts on it,
+//! plan mode records it, and `simulate` and `explain` print it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    actions::{Check, Job, Step},
+    admission::Scope,
+    config::Config,
+    journal::{StepRecord, StepState},
+    notify::Notifier,
+    observe::{Eyes, Host, Observation},
+    outcome::Outcome,
+    policy::{Class, Limit},
+    rules::{Need, Rule},
+    target::Target,
+};
+
+/// Looks at targets and judges steps.
+#[derive(Clone)]
+pub struct Assessor {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// How targets are looked at.
+    pub eyes: Arc<dyn Eyes>,
+    /// The sources that actions ask.
+    pub host: Host,
+    /// Where `notify` sends to.
+    pub notifier: Notifier,
+    /// Where reports are kept.
+    pub reports: PathBuf,
+}
+
+/// A target that is in need of its rule.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// What was seen.
+    pub seen: Observation,
+    /// The target by its canonical name.
+    pub target: Target,
+}
+
+/// Why nothing is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// How a remediation ends for it.
+    pub outcome: Outcome,
+    /// As a word.
+    pub reason: &'static str,
+    /// For people.
+    pub detail: String,
+    /// What was seen, if anything was.
+    pub seen: Option<Observation>,
+}
+
+impl Assessor {
+    /// Looks whether the target is there, may be touched, and is in need.
+    ///
+    /// # Errors
+    /// With the reason, when it is not. What cannot be seen is neither broken nor well: nothing is done.
+    pub async fn look(&self, rule: &Rule, target: &Target) -> Result<Sight, Stop> {
+        let seen = self.eyes.observe(target).await.map_err(|unseen| Stop {
+            outcome: Outcome::Blocked,
+            reason: "probe_unknown",
+            detail: unseen.to_string(),
+            seen: None,
+        })?;
+        let canonical = rule.canonical(target, &seen, &self.config.deny).map_err(|_| Stop {
+            outcome: Outcome::Blocked,
+            reason: "target_denied",
+            detail: format!(
+                "{target} is an alias of {}, which this rule may not touch",
+                seen.canonical(target)
+            ),
+            seen: Some(seen.clone()),
+        })?;
+        match rule.need(&seen) {
+            Need::Needed => Ok(Sight { seen, target: canonical }),
+            Need::NotNeeded(detail) => {
+                Err(Stop { outcome: Outcome::NotNeeded, reason: "already_well", detail, seen: Some(seen) })
+            }
+        }
+    }
+
+    /// One step of a remediation, with all that its action may use.
+    pub fn job(&self, id: i64, rule: &Rule, sight: &Sight) -> Job {
+        Job {
+            host: self.host.clone(),
+            notifier: self.notifier.clone(),
+            reports: self.reports.clone(),
+            id,
+            rule: rule.name.clone(),
+            target: sight.target.clone(),
+            seen: sight.seen.clone(),
+            deficit_bytes: rule.deficit(&sight.seen),
+        }
+    }
+
+    /// Whether a step may help and is allowed. A step whose check fails is not done: nobody knows what it would meet.
+    pub async fn judge(&self, step: &Step, job: &Job) -> Check {
+        let action = &step.0;
+        match action.check(job).await {
+            Err(failure) => Check::Skip("check_failed", failure.to_string()),
+            Ok(Check::Go) if !self.config.deletion.allows(action.class()) => Check::Skip(
+                "policy",
+                format!(
+                    "it is of class {} and policy.deletion is {}",
+                    action.class().as_str(),
+                    self.config.deletion.as_str()
+                ),
+            ),
+            Ok(check) => check,
+        }
+    }
+
+    /// The whole ladder as it would be walked now, without walking it.
+    pub async fn plan(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<StepRecord> {
+        let job = self.job(id, rule, sight);
+        let mut steps = Vec::new();
+        for (position, step) in rule.steps.iter().enumerate() {
+            let mut record = record(position, step, &sight.target, StepState::Planned);
+            if let Check::Skip(reason, detail) = self.judge(step, &job).await {
+                record.state = StepState::Skipped;
+                record.reason = Some(reason.to_owned());
+                record.detail = Some(detail);
+            }
+            steps.push(record);
+        }
+        steps
+    }
+
+    /// Every scope that a step counts in, with its windows. `first`: it is the first acting step of its remediation,
+    /// which is when the walk itself counts.
+    pub fn scopes(
+        &self,
+        rule: &Rule,
+        target: &Target,
+        class: Class,
+        first: bool,
+    ) -> Vec<(Scope, Vec<Limit>)> {
+        let limits = &self.config.limits;
+        let mut scopes =
+            vec![(Scope::Class(class), limits.class(class).to_vec()), (Scope::Host, limits.host.clone())];
+        if first {
+            let name = target.to_string();
+            scopes.push((Scope::RuleTarget(rule.name.clone(), name.clone()), rule.limits.clone()));
+            scopes.push((Scope::Rule(rule.name.clone()), rule.rule_limits.clone()));
+            scopes.push((Scope::Target(name), limits.target.clone()));
+        }
+        scopes
+    }
+}
+
+/// A step's record before anything happened to it.
+pub fn record(position: usize, step: &Step, target: &Target, state: StepState) -> StepRecord {
+    StepRecord {
+        position,
+        action: step.0.name().to_owned(),
+        class: step.0.class(),
+        plan: step.0.plan(target),
+        state,
+        reason: None,
+        detail: None,
+        started_wall_ms: None,
+        ended_wall_ms: None,
+        claimed_freed_bytes: None,
+        measured_freed_bytes: None,
+    }
+}

@@ -1,0 +1,178 @@
+//! The command line. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, error::ErrorKind};
+use evenkeel_host::{
+    config::ConfigError,
+    log::{self, Format},
+    web::Listener,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, Config},
+    explain, journal, serve, simulate, status,
+};
+
+/// EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "evenkeel-remediator",
+    version,
+    about = "Repairs what is safe to repair when Alertmanager says so, and proves that it helped"
+)]
+struct Cli {
+    /// The configuration.
+    #[arg(
+        long = "config.file",
+        value_name = "FILE",
+        global = true,
+        default_value = "/etc/evenkeel/remediator.yml"
+    )]
+    config_file: PathBuf,
+    /// error, warn, info, debug or trace.
+    #[arg(long = "log.level", value_name = "LEVEL", global = true, default_value = "info", value_parser = log::LEVELS)]
+    log_level: String,
+    /// text or json.
+    #[arg(long = "log.format", value_name = "FORMAT", global = true, default_value = "text")]
+    log_format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive alerts and remediate.
+    Serve,
+    /// Read the configuration, print each rule as it will work, and exit.
+    CheckConfig,
+    /// Say what a webhook's alerts would lead to on this host now, without any effect.
+    Simulate {
+        /// The webhook's body, as Alertmanager would post it.
+        #[arg(long, value_name = "FILE")]
+        payload: PathBuf,
+    },
+    /// What is open, what was done last, what the limits leave.
+    Status,
+    /// The remediations, newest first.
+    History {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Only this rule's.
+        #[arg(long, value_name = "RULE")]
+        rule: Option<String>,
+        /// Only this target's.
+        #[arg(long, value_name = "TARGET")]
+        target: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+    },
+    /// Why a rule does or does not act on a target, and when it may next.
+    Explain {
+        /// The rule's name.
+        rule: String,
+        /// The target's name: a unit, a container, a mount point.
+        target: String,
+    },
+}
+
+/// Runs the command line and answers the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing to a closed terminal may fail; the exit code says it all the same.
+            drop(error.print());
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime.context("cannot start the runtime").and_then(|runtime| {
+        let result = runtime.block_on(run(cli));
+        // A statvfs or a disk walk on a dead filesystem must not hold the exit up.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ConfigError>() || is_newer_state(&error) => {
+            complain(&error);
+            ExitCode::from(USAGE)
+        }
+        // The reader of a pipe went away: `history | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = config::load(&cli.config_file)?;
+    let out = &mut std::io::stdout().lock();
+    match cli.command {
+        Command::Serve => {
+            log::init(&cli.log_level, cli.log_format);
+            serve(config).await
+        }
+        Command::CheckConfig => explain::rules(&config, out),
+        Command::Simulate { payload } => {
+            let body =
+                std::fs::read(&payload).with_context(|| format!("cannot read {}", payload.display()))?;
+            simulate::run(config, &body, out).await
+        }
+        Command::Status => status::status(&config, out),
+        Command::History { json, rule, target, limit } => {
+            status::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
+        }
+        Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // reqwest takes the process's default provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let listener = Listener::bind(address).await?;
+        tracing::info!(address = listener.local_addr(), "listening");
+        listeners.push(listener);
+    }
+    let stop = CancellationToken::new();
+    let signalled = stop.clone();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping: what runs is finished, nothing new is begun");
+        signalled.cancel();
+    });
+    serve::run(config, listeners, stop).await
+}
+
+fn complain(error: &anyhow::Error) {
+    // Nowhere is left to complain about a closed stderr.
+    let _ = writeln!(std::io::stderr(), "evenkeel-remediator: {error:#}");
+}
+
+fn is_newer_state(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(journal::Error::Newer { .. }))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,205 @@
+//! `check-config` and `explain`: what a rule means, why it does or does not act on a target, and when it may next.
+
+use std::{io::Write, sync::Arc};
+
+use anyhow::bail;
+use evenkeel_host::config::{ConfigError, PromDuration};
+
+use crate::{
+    admission,
+    assess::{Assessor, Sight},
+    clock::{Clock, rfc3339},
+    config::Config,
+    journal::{Reader, StepRecord, StepState},
+    notify::Notifier,
+    observe::Host,
+    policy::Mode,
+    rules::{DoneWhen, Rule},
+    status::{open, whole},
+    target::Target,
+};
+
+/// Prints every rule as it will work.
+///
+/// # Errors
+/// When `out` is closed.
+pub fn rules(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    writeln!(
+        out,
+        "the configuration is good: {} rules, mode {}, deletion {}, alerts for {}",
+        config.rules.len(),
+        config.mode.as_str(),
+        config.deletion.as_str(),
+        config.hosts.join(", ")
+    )?;
+    for rule in &config.rules {
+        describe(config, rule, out)?;
+    }
+    Ok(())
+}
+
+fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Result<()> {
+    let join = |parts: Vec<String>| parts.join(", ");
+    writeln!(out, "\n{} (mode {})", rule.name, rule.mode.as_str())?;
+    writeln!(out, "  match   {}", join(rule.matchers.iter().map(ToString::to_string).collect()))?;
+    let allowed = join(rule.selector.allow.iter().map(ToString::to_string).collect());
+    writeln!(
+        out,
+        "  target  {} named by label {}: {allowed}",
+        rule.selector.kind.as_str(),
+        rule.selector.label
+    )?;
+    writeln!(out, "  limits  {}", join(rule.limits.iter().map(ToString::to_string).collect()))?;
+    for (position, step) in rule.steps.iter().enumerate() {
+        let class = step.0.class();
+        let blocked = if config.deletion.allows(class) {
+            String::new()
+        } else {
+            format!("  BLOCKED(policy): policy.deletion is {}", config.deletion.as_str())
+        };
+        writeln!(out, "  step {}  {} [{}]{blocked}", position + 1, step.0.name(), class.as_str())?;
+    }
+    if let Some(verify) = &rule.verify {
+        let done = match verify.done {
+            DoneWhen::UsageBelow(mark) => format!("usage below {:.0} %", mark * 100.0),
+            DoneWhen::Active => "active".to_owned(),
+            DoneWhen::NotFailed => "not failed".to_owned(),
+            DoneWhen::Healthy => "healthy".to_owned(),
+        };
+        writeln!(
+            out,
+            "  done    {done} for {}, within {}",
+            PromDuration::new(verify.hold),
+            PromDuration::new(verify.within)
+        )?;
+    }
+    Ok(())
+}
+
+/// Something that looks and plans, for the command line.
+pub(crate) fn assessor(config: Config) -> Assessor {
+    let host = Host::local();
+    Assessor {
+        reports: config.state_dir.join("reports"),
+        config: Arc::new(config),
+        eyes: Arc::new(host.clone()),
+        host,
+        notifier: Notifier::default(),
+    }
+}
+
+/// Why a rule does or does not act on a target now, and what it did before.
+///
+/// # Errors
+/// When there is no such rule, or it does not admit the target.
+pub async fn target(config: Config, rule: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let assessor = assessor(config);
+    let config = assessor.config.clone();
+    let Some(rule) = config.rules.iter().find(|known| known.name == rule) else {
+        let names: Vec<&str> = config.rules.iter().map(|rule| rule.name.as_str()).collect();
+        return Err(ConfigError::new(
+            "explain",
+            format!("there is no rule `{rule}`: use one of {}", names.join(", ")),
+        )
+        .into());
+    };
+    let target = match rule.selector.admit(name) {
+        Ok(target) => target,
+        Err(no) => bail!("rule {} does not act on {name}: {}", rule.name, no.reason()),
+    };
+    let reader = open(&config).ok();
+    describe(&config, rule, out)?;
+    writeln!(out, "\nnow")?;
+    now(&assessor, rule, &target, reader.as_ref(), out).await?;
+    let Some(reader) = reader else {
+        writeln!(out, "\nbefore\n  there is no state yet in {}", config.state_dir.display())?;
+        return Ok(());
+    };
+    writeln!(out, "\nbefore")?;
+    let recent = reader.recent(Some(&rule.name), Some(target.name()), 5)?;
+    if recent.is_empty() {
+        writeln!(out, "  nothing on record")?;
+    }
+    for remediation in recent {
+        whole(&remediation, &reader.steps(remediation.id)?, out)?;
+    }
+    Ok(())
+}
+
+/// What an alert that came now would lead to. Reads the journal, reserves nothing.
+pub(crate) async fn now(
+    assessor: &Assessor,
+    rule: &Rule,
+    target: &Target,
+    reader: Option<&Reader>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let sight = match assessor.look(rule, target).await {
+        Err(stop) => {
+            writeln!(out, "  {} ({}): {}", stop.outcome, stop.reason, stop.detail)?;
+            return Ok(());
+        }
+        Ok(sight) => sight,
+    };
+    writeln!(out, "  seen    {}", sight.seen.summary())?;
+    let steps = assessor.plan(0, rule, &sight).await;
+    for step in &steps {
+        let verdict = match (&step.reason, &step.detail) {
+            (Some(reason), Some(detail)) => format!("no ({reason}): {detail}"),
+            _ => "would run".to_owned(),
+        };
+        writeln!(
+            out,
+            "  step    {} [{}] {verdict}\n            {}",
+            step.action,
+            step.class.as_str(),
+            step.plan
+        )?;
+    }
+    admission(assessor, rule, &sight, &steps, reader, out)
+}
+
+/// Whether the first acting step would be admitted now.
+fn admission(
+    assessor: &Assessor,
+    rule: &Rule,
+    sight: &Sight,
+    steps: &[StepRecord],
+    reader: Option<&Reader>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let first = steps.iter().find(|step| step.class.acts() && step.state == StepState::Planned);
+    let Some(first) = first else {
+        let text =
+            if rule.acts() { "no step that acts may run: nothing would be done" } else { "it only observes" };
+        writeln!(out, "  result  {text}")?;
+        return Ok(());
+    };
+    let now = Clock::default().now();
+    let mut refusal = None;
+    if let Some(reader) = reader {
+        let mut budgets = Vec::new();
+        for (scope, limits) in assessor.scopes(rule, &sight.target, first.class, true) {
+            let budget = reader.budget(&scope, &limits)?;
+            for (limit, used) in budget.used(&now) {
+                writeln!(out, "  budget  {}: {used} of {limit} used", scope.label())?;
+            }
+            budgets.push(budget);
+        }
+        let history = reader.history(&rule.name, rule.selector.kind.as_str(), sight.target.name())?;
+        refusal =
+            rule.restraint.admits(&history, &now).and_then(|()| admission::limits(&budgets, &now)).err();
+    }
+    let result = match (refusal, rule.mode) {
+        (Some(refusal), _) => format!(
+            "refused ({}): {}; next allowed {}",
+            refusal.reason,
+            refusal.detail,
+            rfc3339(now.wall_after(refusal.wait))
+        ),
+        (None, Mode::Plan) => "mode is plan: it would be recorded, and nothing done".to_owned(),
+        (None, Mode::Auto) => "it would be done".to_owned(),
+    };
+    writeln!(out, "  result  {result}")?;
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What is read: by the worker inside its transactions, and by the command line and `/metrics` read-only.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+
+use super::{
+    Error, FILE, Record, StepRecord, schema,
+    store::{budget, class, from_json, phase, step_state},
+};
+use crate::{
+    admission::{Budget, Past, Scope},
+    observe::Observation,
+    outcome::Outcome,
+    policy::Limit,
+};
+
+/// The newest ended remediations that cooldown and breaker look back on.
+const LOOK_BACK: i64 = 200;
+
+const COLUMNS: &str = "id, rule, kind, target, phase, step, acted, fingerprint, labels, deliveries, received_wall_ms,
+    last_seen_wall_ms, resolved_wall_ms, before, after, outcome, reason, detail, next_allowed_wall_ms, ended_wall_ms";
+
+/// Reads the state while the daemon may be writing it.
+pub struct Reader {
+    db: Connection,
+}
+
+/// What `/metrics` says of one rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleFacts {
+    /// Remediations between reservation and the end of verification.
+    pub in_progress: u64,
+    /// Targets whose last try did not help.
+    pub escalated: u64,
+}
+
+impl Reader {
+    /// The state in `dir`.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_file(&dir.join(FILE))
+    }
+
+    pub(super) fn open_file(path: &Path) -> Result<Self, Error> {
+        Ok(Self { db: schema::open_read_only(path)? })
+    }
+
+    /// The newest remediations, newest first, of one rule and target where given.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn recent(&self, rule: Option<&str>, target: Option<&str>, most: u32) -> Result<Vec<Record>, Error> {
+        let clause =
+            "WHERE (?1 IS NULL OR rule = ?1) AND (?2 IS NULL OR target = ?2) ORDER BY id DESC LIMIT ?3";
+        Ok(records(&self.db, clause, params![rule, target, most])?)
+    }
+
+    /// Every remediation that has no outcome yet, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn open_remediations(&self) -> Result<Vec<Record>, Error> {
+        Ok(records(&self.db, "WHERE outcome IS NULL ORDER BY id", params![])?)
+    }
+
+    /// How many remediations are open, and when the oldest alert among them came.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn queue(&self) -> Result<(u64, Option<i64>), Error> {
+        Ok(self.db.query_row(
+            "SELECT count(*), min(received_wall_ms) FROM remediation WHERE outcome IS NULL",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
+    }
+
+    /// The steps of one remediation, in order.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn steps(&self, id: i64) -> Result<Vec<StepRecord>, Error> {
+        Ok(steps(&self.db, id)?)
+    }
+
+    /// What happened to one remediation and when: wall-clock milliseconds, word, detail.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn events(&self, id: i64) -> Result<Vec<(i64, String, String)>, Error> {
+        let mut rows = self
+            .db
+            .prepare_cached("SELECT wall_ms, what, detail FROM event WHERE remediation = ?1 ORDER BY id")?;
+        let events = rows.query_map(params![id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(events.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The ended remediations of one rule and target, newest first, as cooldown and breaker see them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn history(&self, rule: &str, kind: &str, target: &str) -> Result<Vec<Past>, Error> {
+        Ok(history(&self.db, rule, kind, target)?)
+    }
+
+    /// The starts counted in one scope.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn budget(&self, scope: &Scope, limits: &[Limit]) -> Result<Budget, Error> {
+        Ok(budget(&self.db, scope, limits)?)
+    }
+
+    /// The targets of one rule that it ever acted on: kind and name.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn targets(&self, rule: &str) -> Result<Vec<(String, String)>, Error> {
+        let mut rows = self
+            .db
+            .prepare_cached("SELECT DISTINCT kind, target FROM remediation WHERE rule = ?1 AND acted = 1")?;
+        let targets = rows.query_map(params![rule], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(targets.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// What `/metrics` says of one rule.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn rule_facts(&self, rule: &str) -> Result<RuleFacts, Error> {
+        Ok(self.db.query_row(
+            "SELECT (SELECT count(*) FROM remediation WHERE rule = ?1
+                     AND phase IN ('reserved', 'running', 'verifying') AND outcome IS NULL),
+                    (SELECT count(*) FROM remediation AS r WHERE rule = ?1 AND acted = 1
+                     AND outcome IN ('ineffective', 'failed', 'unknown')
+                     AND id = (SELECT max(id) FROM remediation WHERE rule = r.rule AND kind = r.kind
+                               AND target = r.target AND acted = 1))",
+            params![rule],
+            |row| Ok(RuleFacts { in_progress: row.get(0)?, escalated: row.get(1)? }),
+        )?)
+    }
+}
+
+/// The remediations that `clause` selects.
+pub(super) fn records<P: Params>(db: &Connection, clause: &str, values: P) -> rusqlite::Result<Vec<Record>> {
+    let mut rows = db.prepare_cached(&format!("SELECT {COLUMNS} FROM remediation {clause}"))?;
+    rows.query_map(values, record)?.collect()
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let observation = |column| match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => from_json::<Observation>(row, column).map(Some),
+    };
+    let outcome: Option<String> = row.get(15)?;
+    Ok(Record {
+        id: row.get(0)?,
+        rule: row.get(1)?,
+        kind: row.get(2)?,
+        target: row.get(3)?,
+        phase: phase(&row.get::<_, String>(4)?),
+        step: usize::try_from(row.get::<_, i64>(5)?).unwrap_or(0),
+        acted: row.get(6)?,
+        fingerprint: row.get(7)?,
+        labels: from_json(row, 8)?,
+        deliveries: row.get(9)?,
+        received_wall_ms: row.get(10)?,
+        last_seen_wall_ms: row.get(11)?,
+        resolved_wall_ms: row.get(12)?,
+        before: observation(13)?,
+        after: observation(14)?,
+        outcome: outcome.and_then(|text| text.parse().ok()),
+        reason: row.get(16)?,
+        detail: row.get(17)?,
+        next_allowed_wall_ms: row.get(18)?,
+        ended_wall_ms: row.get(19)?,
+    })
+}
+
+const STEP_COLUMNS: &str =
+    "id, position, action, class, plan, state, reason, detail, started_wall_ms, ended_wall_ms,
+    claimed_freed_bytes, measured_freed_bytes";
+
+pub(super) fn steps(db: &Connection, id: i64) -> rusqlite::Result<Vec<StepRecord>> {
+    let mut rows =
+        db.prepare_cached(&format!("SELECT {STEP_COLUMNS} FROM step WHERE remediation = ?1 ORDER BY id"))?;
+    rows.query_map(params![id], |row| step(row).map(|(_, step)| step))?.collect()
+}
+
+pub(super) fn interrupted_step(db: &Connection, id: i64) -> rusqlite::Result<Option<(i64, StepRecord)>> {
+    let mut rows = db.prepare_cached(&format!(
+        "SELECT {STEP_COLUMNS} FROM step WHERE remediation = ?1 AND state IN ('reserved', 'running')
+         ORDER BY id DESC LIMIT 1"
+    ))?;
+    rows.query_row(params![id], step).optional()
+}
+
+fn step(row: &Row<'_>) -> rusqlite::Result<(i64, StepRecord)> {
+    let record = StepRecord {
+        position: usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+        action: row.get(2)?,
+        class: class(&row.get::<_, String>(3)?),
+        plan: row.get(4)?,
+        state: step_state(&row.get::<_, String>(5)?),
+        reason: row.get(6)?,
+        detail: row.get(7)?,
+        started_wall_ms: row.get(8)?,
+        ended_wall_ms: row.get(9)?,
+        claimed_freed_bytes: row.get(10)?,
+        measured_freed_bytes: row.get(11)?,
+    };
+    Ok((row.get(0)?, record))
+}
+
+pub(super) fn history(db: &Connection, rule: &str, kind: &str, target: &str) -> rusqlite::Result<Vec<Past>> {
+    let mut rows = db.prepare_cached(
+        "SELECT acted, outcome, received, ended FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3
+         AND outcome IS NOT NULL ORDER BY id DESC LIMIT ?4",
+    )?;
+    let past = rows.query_map(params![rule, kind, target, LOOK_BACK], |row| {
+        let outcome: String = row.get(1)?;
+        Ok(Past {
+            acted: row.get(0)?,
+            // An outcome of a later version is not known to have helped.
+            outcome: outcome.parse().unwrap_or(Outcome::Unknown),
+            received: from_json(row, 2)?,
+            ended: from_json(row, 3)?,
+        })
+    })?;
+    past.collect()
+}

@@ -1,0 +1,102 @@
+//! The database's shape, and how a file of an older shape becomes one of this.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::Error;
+
+/// Written to `user_version`.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE remediation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    rule TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    target TEXT NOT NULL,
+    phase TEXT NOT NULL,            -- received, reserved, running, verifying, ended
+    step INTEGER NOT NULL DEFAULT 0,
+    acted INTEGER NOT NULL DEFAULT 0,
+    fingerprint TEXT NOT NULL,
+    labels TEXT NOT NULL,           -- JSON
+    deliveries INTEGER NOT NULL DEFAULT 1,
+    received TEXT NOT NULL,         -- a Moment, JSON
+    received_wall_ms INTEGER NOT NULL,
+    last_seen_wall_ms INTEGER NOT NULL,
+    resolved_wall_ms INTEGER,
+    before TEXT,                    -- an Observation, JSON
+    after TEXT,                     -- an Observation, JSON
+    outcome TEXT,
+    reason TEXT,
+    detail TEXT,
+    next_allowed_wall_ms INTEGER,
+    ended TEXT,                     -- a Moment, JSON
+    ended_wall_ms INTEGER
+) STRICT;
+-- At most one open remediation per rule and target: duplicates of an alert are absorbed by it.
+CREATE UNIQUE INDEX remediation_open ON remediation (rule, kind, target) WHERE outcome IS NULL;
+CREATE INDEX remediation_key ON remediation (rule, kind, target, id);
+CREATE TABLE step (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    remediation INTEGER NOT NULL REFERENCES remediation (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    class TEXT NOT NULL,
+    plan TEXT NOT NULL,             -- the exact calls
+    state TEXT NOT NULL,            -- planned, skipped, reserved, running, done, failed, unknown
+    reason TEXT,
+    detail TEXT,
+    started_wall_ms INTEGER,
+    ended_wall_ms INTEGER,
+    claimed_freed_bytes INTEGER,
+    measured_freed_bytes INTEGER
+) STRICT;
+CREATE INDEX step_remediation ON step (remediation, id);
+CREATE TABLE start (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope TEXT NOT NULL,
+    step INTEGER NOT NULL,          -- the step that was reserved
+    moment TEXT NOT NULL            -- a Moment, JSON
+) STRICT;
+CREATE INDEX start_scope ON start (scope, id);
+CREATE INDEX start_step ON start (step);
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    remediation INTEGER NOT NULL REFERENCES remediation (id) ON DELETE CASCADE,
+    wall_ms INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX event_remediation ON event (remediation, id);
+";
+
+/// Opens the file for writing and brings it to this version.
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > VERSION {
+        return Err(Error::Newer { path: path.to_owned(), found, known: VERSION });
+    }
+    if found == 0 {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+    }
+    Ok(connection)
+}
+
+/// Opens the file for reading only, while a writer may be at work.
+pub(super) fn open_read_only(path: &Path) -> Result<Connection, Error> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}

@@ -1,0 +1,32 @@
+//! Receives Alertmanager's webhooks, looks at the host itself, runs the mapped repair within its limits, measures
+//! whether it helped, and says so when it did not.
+//!
+//! A webhook's way: `server` → `webhook` → `rules` → `journal`, 200; then `worker` → `walk` → `assess` → `admission` →
+//! `actions` → `verify`. What changes the host is in `actions` alone.
+
+pub mod actions;
+pub mod admission;
+pub mod assess;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod explain;
+pub mod journal;
+pub mod matcher;
+pub mod metrics;
+pub mod notify;
+pub mod observe;
+pub mod outcome;
+pub mod pattern;
+pub mod policy;
+pub mod rules;
+pub mod serve;
+pub mod server;
+pub mod simulate;
+pub mod status;
+pub mod systemd;
+pub mod target;
+pub mod verify;
+pub mod walk;
+pub mod webhook;
+pub mod worker;

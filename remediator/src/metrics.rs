@@ -1,0 +1,269 @@
+//! What the remediator says of itself. Events are counted as they happen; what the journal knows is read from it at
+//! each scrape. Labels are bounded: rules, actions, classes, outcomes, reasons; never a target.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_host::metrics::{Family as Values, Snapshot, process};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{
+    admission::Breaker,
+    assess::Assessor,
+    clock::Clock,
+    journal::{Error, Reader},
+    outcome::Outcome,
+    policy::Class,
+    rules::Rule,
+};
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Seconds in which repairs end: a restart in one, a prune in minutes.
+const SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0];
+
+fn histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// The counters. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    requests: Family<Labels, Counter>,
+    last_success: Gauge,
+    received: Family<Labels, Counter>,
+    ignored: Family<Labels, Counter>,
+    remediations: Family<Labels, Counter>,
+    decisions: Family<Labels, Counter>,
+    step_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    verify_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    freed: Family<Labels, Counter>,
+    claimed: Family<Labels, Counter>,
+    write_errors: Counter,
+}
+
+impl Metrics {
+    /// All counters. Those of endings that may come are there at 0, so that the first one shows as an increase.
+    pub fn new(rules: &[Rule]) -> Self {
+        let inner = Inner::new();
+        for rule in rules {
+            for action in rule.steps.iter().map(|step| &step.0).filter(|action| action.class().acts()) {
+                for outcome in Outcome::ALL.into_iter().filter(|outcome| outcome.acted()) {
+                    let labels = remediation(&rule.name, action.name(), action.class().as_str(), outcome);
+                    drop(inner.remediations.get_or_create(&labels));
+                }
+            }
+        }
+        for status in ["firing", "resolved"] {
+            drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
+        }
+        Self(Arc::new(inner))
+    }
+
+    /// A webhook request was answered.
+    pub fn request(&self, code: u16) {
+        self.0.requests.get_or_create(&vec![("code", code.to_string())]).inc();
+        if code == 200 {
+            self.0.last_success.set(jiff::Timestamp::now().as_second());
+        }
+    }
+
+    /// An alert was in a delivery.
+    pub fn received(&self, firing: bool) {
+        let status = if firing { "firing" } else { "resolved" };
+        self.0.received.get_or_create(&vec![("status", status.to_owned())]).inc();
+    }
+
+    /// An alert means nothing here.
+    pub fn ignored(&self, reason: &'static str) {
+        self.0.ignored.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+    }
+
+    /// It was decided whether to act.
+    pub fn decision(&self, rule: &str, decision: &str, reason: &str) {
+        let labels =
+            vec![("rule", rule.to_owned()), ("decision", decision.to_owned()), ("reason", reason.to_owned())];
+        self.0.decisions.get_or_create(&labels).inc();
+    }
+
+    /// A remediation has an outcome.
+    pub fn ended(&self, rule: &str, action: &str, class: &str, outcome: Outcome) {
+        self.0.remediations.get_or_create(&remediation(rule, action, class, outcome)).inc();
+    }
+
+    /// An action took so long.
+    pub fn step_took(&self, action: &'static str, elapsed: Duration) {
+        self.0
+            .step_seconds
+            .get_or_create(&vec![("action", action.to_owned())])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// It took so long from the end of the action until the target counted as well.
+    pub fn verified(&self, rule: &str, elapsed: Duration) {
+        self.0.verify_seconds.get_or_create(&vec![("rule", rule.to_owned())]).observe(elapsed.as_secs_f64());
+    }
+
+    /// An action freed space, in bytes: as the API claims, and as the filesystem says.
+    pub fn freed(&self, action: &'static str, claimed: Option<i64>, measured: Option<i64>) {
+        let add = |counter: &Family<Labels, Counter>, bytes: Option<i64>| {
+            // A counter only rises; that less was available afterwards is in the audit.
+            if let Some(bytes) = bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
+                counter.get_or_create(&vec![("action", action.to_owned())]).inc_by(bytes);
+            }
+        };
+        add(&self.0.claimed, claimed);
+        add(&self.0.freed, measured);
+    }
+
+    /// The state could not be written.
+    pub fn state_write_failed(&self) {
+        self.0.write_errors.inc();
+    }
+
+    /// Adds the counters to one scrape's registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("evenkeel_remediator");
+        let this = &self.0;
+        registry.register(
+            "webhook_requests",
+            "Webhook requests answered, by HTTP status code",
+            this.requests.clone(),
+        );
+        registry.register(
+            "webhook_last_success_timestamp_seconds",
+            "When a delivery was last accepted, 0 before the first",
+            this.last_success.clone(),
+        );
+        registry.register("alerts_received", "Alerts in accepted deliveries", this.received.clone());
+        registry.register(
+            "alerts_ignored",
+            "Alerts that mean nothing on this host, by reason",
+            this.ignored.clone(),
+        );
+        registry.register(
+            "remediations",
+            "Remediations ended, by rule, last action and its class, and outcome",
+            this.remediations.clone(),
+        );
+        registry.register("decisions", "Whether to act, and why not", this.decisions.clone());
+        registry.register("step_duration_seconds", "Duration of actions", this.step_seconds.clone());
+        registry.register(
+            "verify_duration_seconds",
+            "From the end of an action until its target had been well for the hold time",
+            this.verify_seconds.clone(),
+        );
+        registry.register("freed_bytes", "Bytes freed, measured on the filesystem", this.freed.clone());
+        registry.register("claimed_freed_bytes", "Bytes freed, as the API says", this.claimed.clone());
+        registry.register(
+            "state_write_errors",
+            "Times the state could not be written",
+            this.write_errors.clone(),
+        );
+    }
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self {
+            requests: Family::default(),
+            last_success: Gauge::default(),
+            received: Family::default(),
+            ignored: Family::default(),
+            remediations: Family::default(),
+            decisions: Family::default(),
+            step_seconds: Family::new_with_constructor(histogram),
+            verify_seconds: Family::new_with_constructor(histogram),
+            freed: Family::default(),
+            claimed: Family::default(),
+            write_errors: Counter::default(),
+        }
+    }
+}
+
+fn remediation(rule: &str, action: &str, class: &str, outcome: Outcome) -> Labels {
+    vec![
+        ("rule", rule.to_owned()),
+        ("action", action.to_owned()),
+        ("class", class.to_owned()),
+        ("outcome", outcome.as_str().to_owned()),
+    ]
+}
+
+/// What the journal knows, as gauges for one scrape, with this process's own figures.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<Snapshot, Error> {
+    let now = clock.now();
+    let (depth, oldest) = reader.queue()?;
+    #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
+    let number = |value: u64| value as f64;
+    #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
+    let age = oldest.map_or(0.0, |oldest| (now.wall_ms - oldest).max(0) as f64 / 1000.0);
+    let mut in_progress = Values::gauge(
+        "evenkeel_remediator_in_progress",
+        "Remediations between the reservation of a start and the end of its verification",
+    );
+    let mut escalated = Values::gauge(
+        "evenkeel_remediator_escalated",
+        "Targets whose last remediation did not help: a person is needed",
+    );
+    let mut breaker = Values::gauge(
+        "evenkeel_remediator_breaker_state",
+        "Targets of a rule whose breaker is in this state",
+    );
+    for rule in &assessor.config.rules {
+        let facts = reader.rule_facts(&rule.name)?;
+        in_progress.sample(&[("rule", &rule.name)], number(facts.in_progress));
+        escalated.sample(&[("rule", &rule.name)], number(facts.escalated));
+        let mut states = [(Breaker::Closed, 0), (Breaker::HalfOpen, 0), (Breaker::Open, 0)];
+        for (kind, target) in reader.targets(&rule.name)? {
+            let state = rule.restraint.breaker(&reader.history(&rule.name, &kind, &target)?, &now);
+            for (known, count) in &mut states {
+                *count += u64::from(*known == state);
+            }
+        }
+        for (state, count) in states {
+            breaker.sample(&[("rule", &rule.name), ("state", state.as_str())], number(count));
+        }
+    }
+    let mut budget = Values::gauge(
+        "evenkeel_remediator_budget_remaining",
+        "Starts that a window of a whole-host scope still admits",
+    );
+    for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
+        let scope = crate::admission::Scope::Class(class);
+        for (limit, used) in reader.budget(&scope, assessor.config.limits.class(class))?.used(&now) {
+            let window = evenkeel_host::config::PromDuration::new(limit.window).to_string();
+            let left = f64::from(limit.count) - number(u64::try_from(used).unwrap_or(u64::MAX));
+            budget.sample(&[("scope", scope.label()), ("window", &window)], left.max(0.0));
+        }
+    }
+    let mut families = vec![
+        in_progress,
+        escalated,
+        breaker,
+        budget,
+        Values::gauge("evenkeel_remediator_queue_depth", "Remediations without an outcome")
+            .with(&[], number(depth)),
+        Values::gauge(
+            "evenkeel_remediator_queue_oldest_seconds",
+            "Age of the oldest of them, 0 when there is none",
+        )
+        .with(&[], age),
+        Values::gauge("evenkeel_remediator_build_info", "What this binary is; always 1").with(
+            &[
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("revision", option_env!("EVENKEEL_REVISION").unwrap_or("unknown")),
+            ],
+            1.0,
+        ),
+    ];
+    families.extend(process());
+    Ok(Snapshot::new(families))
+}

@@ -1,0 +1,209 @@
+//! Tells people: one JSON message per remediation that ended in a way a receiver asked for. A receiver that is down
+//! never holds a remediation up; what cannot be delivered after a few tries is counted and dropped.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_host::config::Secret;
+use reqwest::{Client, redirect};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::outcome::Outcome;
+
+/// Messages that may wait for one receiver.
+const QUEUE: usize = 100;
+/// How often one message is tried.
+const TRIES: u32 = 4;
+/// How long one try may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a receiver wants to hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// Of everything.
+    All,
+    /// When a person is needed.
+    Escalated,
+    /// Of one outcome.
+    Outcome(Outcome),
+}
+
+impl<'de> Deserialize<'de> for On {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        match word.as_str() {
+            "all" => Ok(Self::All),
+            "escalated" => Ok(Self::Escalated),
+            other => other.parse().map(Self::Outcome).map_err(|_| {
+                let outcomes = Outcome::ALL.map(Outcome::as_str).join(", ");
+                serde::de::Error::custom(format!(
+                    "`{other}` is no occasion: write all, escalated, or one of {outcomes}"
+                ))
+            }),
+        }
+    }
+}
+
+/// Where to send to, checked.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    /// The URL; it may hold a secret.
+    pub url: Secret,
+    /// Sent as `Authorization: Bearer`.
+    pub bearer_token: Option<Secret>,
+    /// What it wants to hear of.
+    pub on: Vec<On>,
+}
+
+impl Receiver {
+    fn wants(&self, outcome: Outcome) -> bool {
+        self.on.iter().any(|on| match on {
+            On::All => true,
+            On::Escalated => outcome.escalates(),
+            On::Outcome(wanted) => *wanted == outcome,
+        })
+    }
+}
+
+/// One message: what, why, before and after, and how to stop it. No log text and no labels: they may hold secrets.
+#[derive(Debug, Clone, Serialize)]
+pub struct Notice {
+    /// The remediation's number.
+    pub id: i64,
+    /// The rule's name.
+    pub rule: String,
+    /// filesystem, unit or container.
+    pub kind: String,
+    /// Its name.
+    pub target: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub summary: String,
+    /// What was seen before acting.
+    pub before: Option<String>,
+    /// What was seen at the end.
+    pub after: Option<String>,
+    /// What was called, and what came of it.
+    pub steps: Vec<String>,
+    /// When a start may be admitted again, RFC 3339.
+    pub next_allowed: Option<String>,
+}
+
+/// The message with what is the same for all.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    version: &'static str,
+    host: &'a str,
+    #[serde(flatten)]
+    notice: &'a Notice,
+    explain: String,
+}
+
+/// Queues messages for the receivers.
+#[derive(Clone, Default)]
+pub struct Notifier {
+    receivers: Arc<Vec<(Receiver, mpsc::Sender<String>)>>,
+    host: Arc<str>,
+}
+
+impl Notifier {
+    /// Starts one task a receiver; they end after `stop`, when what is queued has been tried.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn start(
+        receivers: Vec<Receiver>,
+        host: &str,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> reqwest::Result<Self> {
+        // One message goes to one place: no proxy from the environment, no redirect to elsewhere.
+        let client =
+            Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build()?;
+        let queues = receivers.into_iter().map(|receiver| {
+            let (sender, queue) = mpsc::channel(QUEUE);
+            tasks.spawn(deliver(client.clone(), receiver.clone(), queue, stop.clone()));
+            (receiver, sender)
+        });
+        Ok(Self { receivers: Arc::new(queues.collect()), host: host.into() })
+    }
+
+    /// Tells the receivers that want to hear of this outcome.
+    pub fn tell(&self, notice: &Notice) {
+        self.queue(notice, |receiver| receiver.wants(notice.outcome));
+    }
+
+    /// Tells every receiver, and answers how many there are.
+    pub fn tell_all(&self, notice: &Notice) -> usize {
+        self.queue(notice, |_| true)
+    }
+
+    fn queue(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> usize {
+        let explain = format!("evenkeel-remediator explain {} {}", notice.rule, notice.target);
+        let envelope = Envelope { version: "1", host: &self.host, notice, explain };
+        let Ok(body) = serde_json::to_string(&envelope) else { return 0 };
+        let mut told = 0;
+        for (receiver, queue) in self.receivers.iter().filter(|(receiver, _)| wants(receiver)) {
+            told += 1;
+            if queue.try_send(body.clone()).is_err() {
+                tracing::warn!(receiver = %host_of(&receiver.url), id = notice.id, "notification dropped: its queue is full");
+            }
+        }
+        told
+    }
+}
+
+/// Sends one receiver's messages, one after the other.
+async fn deliver(
+    client: Client,
+    receiver: Receiver,
+    mut queue: mpsc::Receiver<String>,
+    stop: CancellationToken,
+) {
+    loop {
+        let body = tokio::select! {
+            body = queue.recv() => body,
+            () = stop.cancelled() => queue.try_recv().ok(),
+        };
+        let Some(body) = body else { return };
+        let mut pause = Duration::from_millis(500);
+        for attempt in 1..=TRIES {
+            match send(&client, &receiver, &body).await {
+                Ok(()) => break,
+                Err(error) if attempt == TRIES || stop.is_cancelled() => {
+                    tracing::warn!(receiver = %host_of(&receiver.url), %error, "notification not delivered");
+                    break;
+                }
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause *= 4;
+        }
+    }
+}
+
+async fn send(client: &Client, receiver: &Receiver, body: &str) -> reqwest::Result<()> {
+    let mut request =
+        client.post(receiver.url.expose()).header("content-type", "application/json").body(body.to_owned());
+    if let Some(token) = &receiver.bearer_token {
+        request = request.bearer_auth(token.expose());
+    }
+    // The error would print the URL, which may hold a secret.
+    request
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .map(drop)
+        .map_err(reqwest::Error::without_url)
+}
+
+/// The part of a URL that may be logged.
+fn host_of(url: &Secret) -> String {
+    reqwest::Url::parse(url.expose())
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_default()
+}

@@ -1,0 +1,287 @@
+//! Looks at one target, before and after acting, with the same code the exporter uses. The answers are plain values;
+//! whether they mean "broken" or "well" is decided here too, as pure functions of them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use evenkeel_host::{
+    docker::{Docker, Health},
+    filesystem::{self, Prober, mounts},
+    systemd::Systemd,
+};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::target::{Kind, Target};
+
+/// What was seen of a target. Written to the audit as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Observation {
+    /// A filesystem, by statvfs.
+    Filesystem(Filesystem),
+    /// A unit, by systemd.
+    Unit(Unit),
+    /// A container, by the engine.
+    Container(Container),
+}
+
+/// A filesystem's figures, in bytes and as ratios.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// What an unprivileged writer can still use, in bytes.
+    pub avail_bytes: u64,
+    /// 1 − avail / size.
+    pub used_ratio: f64,
+    /// st_dev of the mount point: what lies on the same filesystem has the same.
+    pub device: u64,
+}
+
+/// A unit's state.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Unit {
+    /// The canonical name; differs from the target's where that is an alias.
+    pub id: String,
+    /// All names.
+    pub names: Vec<String>,
+    /// loaded, not-found, bad-setting, masked …
+    pub load_state: String,
+    /// active, failed …
+    pub active_state: String,
+    /// running, auto-restart …
+    pub sub_state: String,
+    /// Whether a job is queued.
+    pub job_queued: bool,
+    /// Whether the unit file on disk is newer than what systemd has loaded.
+    pub need_daemon_reload: bool,
+    /// `Result` of a service, else empty.
+    pub result: String,
+    /// `NRestarts` of a service.
+    pub restarts: u32,
+    /// `ExecMainStatus` of a service.
+    pub exec_main_status: i32,
+    /// `InvocationID` of the present or last run.
+    pub invocation_id: String,
+    /// When it last became active, seconds since 1970.
+    pub active_enter_seconds: Option<f64>,
+    /// When the main process last ended, seconds since 1970.
+    pub exec_main_exit_seconds: Option<f64>,
+    /// Whether this is a `Type=oneshot` service that does not remain after exit, and so is well when it has ended well.
+    pub runs_once: bool,
+}
+
+/// A container's state.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Container {
+    /// The full id; changes when the container is made anew.
+    pub id: String,
+    /// running, exited …
+    pub state: String,
+    /// none, starting, healthy, unhealthy.
+    pub health: String,
+    /// Failed probes in a row.
+    pub failing_streak: u64,
+    /// Why the probe cannot ever work, when that is so: command_not_found or not_executable.
+    pub healthcheck_broken: Option<String>,
+    /// Restarts by the restart policy.
+    pub restarts: u64,
+    /// When it was last started, seconds since 1970.
+    pub started_seconds: Option<f64>,
+    /// Whether the engine removes it when it stops: a restart would destroy it.
+    pub auto_remove: bool,
+    /// Whether Swarm manages it.
+    pub swarm: bool,
+}
+
+impl Observation {
+    /// The name that identifies the thing itself, whatever alias the alert used.
+    pub fn canonical<'a>(&'a self, target: &'a Target) -> &'a str {
+        match self {
+            Self::Unit(unit) if !unit.id.is_empty() => &unit.id,
+            _ => target.name(),
+        }
+    }
+
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Filesystem(fs) => format!(
+                "{:.1} % used, {} of {} available",
+                fs.used_ratio * 100.0,
+                evenkeel_host::config::format_bytes(fs.avail_bytes),
+                evenkeel_host::config::format_bytes(fs.size_bytes)
+            ),
+            Self::Unit(unit) if unit.load_state != "loaded" => {
+                format!("{} {}", unit.load_state, unit.active_state)
+            }
+            Self::Unit(unit) => {
+                let mut text = format!("{} ({})", unit.active_state, unit.sub_state);
+                if unit.active_state == "failed" {
+                    text += &format!(", result {}, status {}", unit.result, unit.exec_main_status);
+                }
+                if unit.restarts > 0 {
+                    text += &format!(", {} automatic restarts", unit.restarts);
+                }
+                text
+            }
+            Self::Container(container) => {
+                let mut text = format!("{}, health {}", container.state, container.health);
+                if container.failing_streak > 0 {
+                    text += &format!(", {} failed probes in a row", container.failing_streak);
+                }
+                if let Some(reason) = &container.healthcheck_broken {
+                    text += &format!(", its healthcheck is broken ({reason})");
+                }
+                text
+            }
+        }
+    }
+}
+
+impl Unit {
+    /// Whether it ended in failure and stays so.
+    pub fn is_failed(&self) -> bool {
+        self.active_state == "failed"
+    }
+
+    /// Whether it waits for its next automatic restart.
+    pub fn is_looping(&self) -> bool {
+        self.sub_state.starts_with("auto-restart")
+    }
+}
+
+/// Why a target could not be seen. Never taken for "broken" and never for "well".
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unseen(pub String);
+
+/// Something that can look at a target: this host, or a script in tests.
+pub trait Eyes: Send + Sync {
+    /// One look, bounded in time.
+    fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observation, Unseen>>;
+}
+
+/// How long one look may take. A host in trouble answers slowly; a hung one not at all.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// This host's sources. Shared with the actions, which bring the hands.
+#[derive(Clone)]
+pub struct Host {
+    /// The system bus.
+    pub systemd: Systemd,
+    /// The engine.
+    pub docker: Docker,
+    /// statvfs with a time limit.
+    pub prober: Prober,
+}
+
+impl Host {
+    /// The host this process runs on, as DBUS_SYSTEM_BUS_ADDRESS and DOCKER_HOST say.
+    pub fn local() -> Self {
+        Self { systemd: Systemd::system(), docker: Docker::from_env(), prober: Prober::default() }
+    }
+
+    async fn filesystem(&self, mount_point: &str) -> Result<Filesystem, Unseen> {
+        let path = Path::new(mount_point);
+        let mounts = mounts().map_err(|error| Unseen(format!("cannot read the mount table: {error}")))?;
+        if !mounts.iter().any(|mount| mount.mount_point == path) {
+            return Err(Unseen(format!("nothing is mounted on {mount_point}")));
+        }
+        let usage = self.prober.usage(path, LOOK_TIMEOUT).await.map_err(|error| Unseen(error.to_string()))?;
+        let device =
+            filesystem::device_id(path).map_err(|error| Unseen(format!("{mount_point}: {error}")))?;
+        Ok(Filesystem {
+            size_bytes: usage.size,
+            avail_bytes: usage.avail,
+            used_ratio: usage.used_ratio(),
+            device,
+        })
+    }
+
+    async fn unit(&self, name: &str) -> Result<Unit, Unseen> {
+        let status = self.systemd.unit(name).await.map_err(|error| Unseen(format!("systemd: {error}")))?;
+        let service = status.service;
+        Ok(Unit {
+            id: status.id,
+            names: status.names,
+            load_state: status.load_state,
+            active_state: status.active_state,
+            sub_state: status.sub_state,
+            job_queued: status.job_id != 0,
+            need_daemon_reload: status.need_daemon_reload,
+            active_enter_seconds: status.active_enter.and_then(seconds),
+            runs_once: service.as_ref().is_some_and(|s| s.kind == "oneshot" && !s.remain_after_exit),
+            result: service.as_ref().map(|s| s.result.clone()).unwrap_or_default(),
+            restarts: service.as_ref().map_or(0, |s| s.n_restarts),
+            exec_main_status: service.as_ref().map_or(0, |s| s.exec_main_status),
+            exec_main_exit_seconds: service.as_ref().and_then(|s| s.exec_main_exit).and_then(seconds),
+            invocation_id: service.map(|s| s.invocation_id).unwrap_or_default(),
+        })
+    }
+
+    async fn container(&self, name: &str) -> Result<Container, Unseen> {
+        let unseen = |error: evenkeel_host::docker::Error| Unseen(format!("docker: {error}"));
+        let Some(container) = self.docker.inspect(name).await.map_err(unseen)? else {
+            return Err(Unseen(format!("there is no container {name}")));
+        };
+        // The engine also finds containers by a prefix of their id: only the name was admitted.
+        if container.name != name {
+            return Err(Unseen(format!("there is no container named {name}")));
+        }
+        let health = container.health.as_ref();
+        Ok(Container {
+            id: container.id,
+            state: container.state.as_str().to_owned(),
+            health: health.map_or(Health::None, |h| h.status).as_str().to_owned(),
+            failing_streak: health.map_or(0, |h| h.failing_streak),
+            healthcheck_broken: health.and_then(|h| h.broken()).map(|result| result.as_str().to_owned()),
+            restarts: container.restart_count,
+            started_seconds: container.started.and_then(seconds),
+            auto_remove: container.auto_remove,
+            swarm: container.labels.contains_key("com.docker.swarm.service.id"),
+        })
+    }
+}
+
+impl Eyes for Host {
+    fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observation, Unseen>> {
+        Box::pin(async move {
+            let look = async {
+                Ok(match target.kind() {
+                    Kind::Filesystem => Observation::Filesystem(self.filesystem(target.name()).await?),
+                    Kind::Unit => Observation::Unit(self.unit(target.name()).await?),
+                    Kind::Container => Observation::Container(self.container(target.name()).await?),
+                })
+            };
+            tokio::time::timeout(LOOK_TIMEOUT, look)
+                .await
+                .unwrap_or_else(|_| Err(Unseen(format!("{target} did not answer within {LOOK_TIMEOUT:?}"))))
+        })
+    }
+}
+
+/// Seconds since 1970; `None` before that.
+fn seconds(time: SystemTime) -> Option<f64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+}
+
+/// What fills a filesystem: its largest folders and files, most first, found within a few seconds. Walks on a thread
+/// of its own, because a sick disk may not answer.
+pub async fn largest(mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let path = PathBuf::from(mount_point);
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let walk = std::thread::Builder::new()
+        .name("largest".to_owned())
+        .spawn(move || drop(answer.send(filesystem::largest_entries(&path, true, LIMIT, most))));
+    match walk {
+        Ok(_) => {
+            tokio::time::timeout(LIMIT * 2, answered).await.ok().and_then(Result::ok).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,86 @@
+//! Names with `*` and `?`, as in systemd's and Docker's own commands; matched whole, never as a part.
+
+use std::{fmt, str::FromStr};
+
+use regex::Regex;
+use serde::Deserialize;
+
+/// One pattern of an allow-list or the deny-list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// Whether the whole of `name` fits.
+    pub fn matches(&self, name: &str) -> bool {
+        self.regex.is_match(name)
+    }
+
+    /// Whether it has no wildcard, and so names one thing.
+    pub fn is_literal(&self) -> bool {
+        !self.text.contains(['*', '?'])
+    }
+
+    /// Whether everything fits, which is no selection at all.
+    pub fn matches_all(&self) -> bool {
+        self.text.chars().all(|character| character == '*')
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err(
+                "an empty name selects nothing: write a name, or a pattern such as app-*.service".to_owned()
+            );
+        }
+        let mut expression = String::from("^(?s:");
+        for character in text.chars() {
+            match character {
+                '*' => expression.push_str(".*"),
+                '?' => expression.push('.'),
+                other => expression.push_str(&regex::escape(other.encode_utf8(&mut [0; 4]))),
+            }
+        }
+        expression.push_str(")$");
+        let regex = Regex::new(&expression).map_err(|error| format!("`{text}` is no pattern: {error}"))?;
+        Ok(Self { text: text.to_owned(), regex })
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_the_whole_name_and_takes_nothing_else_specially() {
+        let pattern: Pattern = "quantum-*.service".parse().unwrap();
+        assert!(pattern.matches("quantum-a.service"));
+        assert!(!pattern.matches("x-quantum-a.service"));
+        assert!(!pattern.matches("quantum-a.service;reboot"));
+        assert!(!pattern.matches("quantum-aXservice"));
+        assert!(!pattern.matches("quantum-a.service\n"));
+        assert!("a+b(c".parse::<Pattern>().unwrap().matches("a+b(c"));
+        assert!("**".parse::<Pattern>().unwrap().matches_all());
+        assert!("".parse::<Pattern>().is_err());
+    }
+}

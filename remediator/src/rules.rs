@@ -1,0 +1,281 @@
+//! What an alert means here: which rule it selects, when that is needed, and when it is done. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    actions::Step,
+    admission::Restraint,
+    matcher::Matcher,
+    observe::Observation,
+    policy::{Class, DenyList, Limit, Mode},
+    target::{Kind, NoTarget, Selector, Target},
+};
+
+/// One rule, checked.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Its name; unique.
+    pub name: String,
+    /// All must match.
+    pub matchers: Vec<Matcher>,
+    /// How far it may go: the lower of its own mode and the policy's.
+    pub mode: Mode,
+    /// What it may be about.
+    pub selector: Selector,
+    /// At which usage a filesystem is in need, as a ratio.
+    pub usage_above: f64,
+    /// Starts of this rule on one target.
+    pub limits: Vec<Limit>,
+    /// Starts of this rule on all its targets.
+    pub rule_limits: Vec<Limit>,
+    /// Cooldown and breaker.
+    pub restraint: Restraint,
+    /// Tried in this order until it is done.
+    pub steps: Vec<Step>,
+    /// When it is done; rules that only observe have none.
+    pub verify: Option<Verify>,
+}
+
+/// What must be seen, and for how long, before a repair counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verify {
+    /// What must be seen.
+    pub done: DoneWhen,
+    /// Without a break for so long.
+    pub hold: Duration,
+    /// At the latest so long after the action ended.
+    pub within: Duration,
+}
+
+/// What a target must look like to be done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DoneWhen {
+    /// Usage of the filesystem below this ratio.
+    UsageBelow(f64),
+    /// The unit is active; one that runs once and ends: its new run ended well.
+    Active,
+    /// The unit is not failed.
+    NotFailed,
+    /// The container is healthy, or runs and has no healthcheck.
+    Healthy,
+}
+
+/// Whether something must be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Yes.
+    Needed,
+    /// No: why, for people.
+    NotNeeded(String),
+}
+
+impl Rule {
+    /// Whether an alert with these labels is this rule's.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.matchers.iter().all(|matcher| matcher.matches(labels))
+    }
+
+    /// Whether any step changes the host.
+    pub fn acts(&self) -> bool {
+        self.steps.iter().any(|step| step.0.class().acts())
+    }
+
+    /// The highest class among the steps.
+    pub fn class(&self) -> Class {
+        self.steps.iter().map(|step| step.0.class()).max().unwrap_or(Class::S0)
+    }
+
+    /// The target under its canonical name, when that may be touched too: an alias must not lead around the lists.
+    ///
+    /// # Errors
+    /// When the canonical name or any other of its names is denied, or not on the allow-list.
+    pub fn canonical(
+        &self,
+        target: &Target,
+        seen: &Observation,
+        deny: &DenyList,
+    ) -> Result<Target, NoTarget> {
+        if let Observation::Unit(unit) = seen
+            && unit.names.iter().any(|name| deny.denies(name))
+        {
+            return Err(NoTarget::NotAllowed);
+        }
+        let canonical = seen.canonical(target);
+        if target.kind() == Kind::Unit && deny.denies(canonical) {
+            return Err(NoTarget::NotAllowed);
+        }
+        self.selector.admit(canonical)
+    }
+
+    /// Whether what was seen needs this rule. Rules that only observe are always needed: the alert itself is the news.
+    pub fn need(&self, seen: &Observation) -> Need {
+        if !self.acts() {
+            return Need::Needed;
+        }
+        let needed = match seen {
+            Observation::Filesystem(filesystem) => filesystem.used_ratio > self.usage_above,
+            Observation::Unit(unit) => unit.is_failed() || unit.is_looping(),
+            Observation::Container(container) => {
+                container.state == "running" && container.health == "unhealthy"
+            }
+        };
+        if needed { Need::Needed } else { Need::NotNeeded(seen.summary()) }
+    }
+
+    /// How much must be freed until a filesystem is done, in bytes; `None` for other targets.
+    pub fn deficit(&self, seen: &Observation) -> Option<u64> {
+        let (Observation::Filesystem(filesystem), Some(Verify { done: DoneWhen::UsageBelow(mark), .. })) =
+            (seen, &self.verify)
+        else {
+            return None;
+        };
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a deficit needs no exact bytes, and a negative one becomes 0"
+        )]
+        let wanted = ((1.0 - mark) * filesystem.size_bytes as f64).round() as u64;
+        Some(wanted.saturating_sub(filesystem.avail_bytes))
+    }
+}
+
+impl DoneWhen {
+    /// Whether `seen` is done, for an action that began when `before` was seen.
+    pub fn met(&self, before: &Observation, seen: &Observation) -> bool {
+        match (self, seen) {
+            (Self::UsageBelow(mark), Observation::Filesystem(filesystem)) => filesystem.used_ratio < *mark,
+            (Self::Active, Observation::Unit(unit)) if unit.runs_once => {
+                let new_run =
+                    !matches!(before, Observation::Unit(b) if b.invocation_id == unit.invocation_id);
+                new_run
+                    && unit.result == "success"
+                    && matches!(unit.active_state.as_str(), "active" | "inactive")
+            }
+            (Self::Active, Observation::Unit(unit)) => unit.active_state == "active",
+            (Self::NotFailed, Observation::Unit(unit)) => !unit.is_failed() && !unit.is_looping(),
+            (Self::Healthy, Observation::Container(container)) => {
+                container.state == "running" && matches!(container.health.as_str(), "healthy" | "none")
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The first rule that matches wins, as in a routing tree without `continue`.
+pub fn find<'a>(rules: &'a [Rule], labels: &BTreeMap<String, String>) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.matches(labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::tests::rule,
+        observe::{Container, Filesystem, Unit},
+    };
+
+    fn disk(size_bytes: u64, avail_bytes: u64) -> Observation {
+        let used_ratio = 1.0 - avail_bytes as f64 / size_bytes as f64;
+        Observation::Filesystem(Filesystem { size_bytes, avail_bytes, used_ratio, device: 1 })
+    }
+
+    fn unit(active_state: &str) -> Unit {
+        Unit { load_state: "loaded".to_owned(), active_state: active_state.to_owned(), ..Unit::default() }
+    }
+
+    #[test]
+    fn a_disk_needs_help_above_one_mark_and_is_done_below_a_lower_one() {
+        let rule = rule(
+            "{name: disk, match: ['a=\"b\"'], target: {filesystem: mountpoint, allow: [/]}, needed: {usage_above: 85%},
+              steps: [build_cache_prune], verify: {usage_below: 80%, within: 5m}}",
+        );
+        assert_eq!(rule.need(&disk(1000, 140)), Need::Needed);
+        assert!(matches!(rule.need(&disk(1000, 150)), Need::NotNeeded(_)));
+        assert_eq!(rule.deficit(&disk(1000, 90)), Some(110));
+        assert_eq!(rule.deficit(&disk(1000, 300)), Some(0));
+        let done = rule.verify.unwrap().done;
+        assert!(!done.met(&disk(1000, 90), &disk(1000, 200)));
+        assert!(done.met(&disk(1000, 90), &disk(1000, 201)));
+    }
+
+    #[test]
+    fn a_stopped_unit_needs_nothing() {
+        let rule = rule(
+            "{name: unit, match: ['a=\"b\"'], target: {unit: name, allow: [app.service]}, steps: [unit_restart],
+              verify: {active_for: 5s, within: 1m}}",
+        );
+        assert_eq!(rule.need(&Observation::Unit(unit("failed"))), Need::Needed);
+        assert!(matches!(rule.need(&Observation::Unit(unit("inactive"))), Need::NotNeeded(_)));
+        assert!(matches!(rule.need(&Observation::Unit(unit("active"))), Need::NotNeeded(_)));
+    }
+
+    #[test]
+    fn a_oneshot_is_done_when_its_new_run_ended_well() {
+        let run = |invocation: &str, result: &str| {
+            Observation::Unit(Unit {
+                runs_once: true,
+                invocation_id: invocation.to_owned(),
+                result: result.to_owned(),
+                ..unit(if result == "success" { "inactive" } else { "failed" })
+            })
+        };
+        let before = run("1", "exit-code");
+        assert!(DoneWhen::Active.met(&before, &run("2", "success")));
+        assert!(!DoneWhen::Active.met(&before, &run("2", "exit-code")));
+        // `reset-failed` alone makes it inactive with the old run's id: that is no new run.
+        assert!(!DoneWhen::Active.met(&before, &run("1", "success")));
+    }
+
+    #[test]
+    fn an_alias_does_not_lead_around_the_lists() {
+        let rule = rule(
+            "{name: unit, match: ['a=\"b\"'], target: {unit: name, allow: ['app*.service']}, steps: [unit_restart],
+              verify: {active_for: 5s, within: 1m}}",
+        );
+        let deny = DenyList::with(Vec::new());
+        let target = rule.selector.admit("app-alias.service").unwrap();
+        let seen = |id: &str, names: &[&str]| {
+            Observation::Unit(Unit {
+                id: id.to_owned(),
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..unit("failed")
+            })
+        };
+        let canonical = |seen| rule.canonical(&target, &seen, &deny).map(|target| target.name().to_owned());
+        assert_eq!(
+            canonical(seen("app.service", &["app.service", "app-alias.service"])).unwrap(),
+            "app.service"
+        );
+        assert_eq!(
+            canonical(seen("nginx.service", &["nginx.service", "app-alias.service"])),
+            Err(NoTarget::NotAllowed)
+        );
+        assert_eq!(canonical(seen("docker.service", &["docker.service"])), Err(NoTarget::NotAllowed));
+        assert_eq!(
+            canonical(seen("app.service", &["app.service", "sshd.service"])),
+            Err(NoTarget::NotAllowed)
+        );
+    }
+
+    #[test]
+    fn a_paused_or_exited_container_needs_nothing() {
+        let rule = rule(
+            "{name: c, match: ['a=\"b\"'], target: {container: name, allow: [app]}, steps: [container_restart],
+              verify: {healthy_for: 5s, within: 1m}}",
+        );
+        let seen = |state: &str, health: &str| {
+            Observation::Container(Container {
+                state: state.to_owned(),
+                health: health.to_owned(),
+                ..Container::default()
+            })
+        };
+        assert_eq!(rule.need(&seen("running", "unhealthy")), Need::Needed);
+        for (state, health) in
+            [("running", "healthy"), ("running", "starting"), ("paused", "none"), ("exited", "none")]
+        {
+            assert!(matches!(rule.need(&seen(state, health)), Need::NotNeeded(_)), "{state} {health}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The routes: the webhook, the metrics, health. Answers at once; nothing that a request starts is waited for.
+
+use std::sync::Arc;
+
+use evenkeel_host::{
+    config::Secret,
+    web::{BodyError, Peer, Request, Response, exposition, read_body, reply},
+};
+use hyper::{HeaderMap, Method, StatusCode, header};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assess::Assessor,
+    clock::Clock,
+    journal::{Accepted, Error, Journal},
+    metrics::{self, Metrics},
+    webhook::{BODY_MAX, Delivery, Meaning},
+};
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct Server {
+    /// The configuration and the eyes.
+    pub assessor: Assessor,
+    /// The durable memory.
+    pub journal: Journal,
+    /// The time.
+    pub clock: Clock,
+    /// The counters.
+    pub metrics: Metrics,
+    /// Rung when a delivery opened something.
+    pub bell: Arc<Notify>,
+    /// Set when the process is to end.
+    pub stop: CancellationToken,
+}
+
+impl Server {
+    /// Answers one request.
+    pub async fn answer(self, request: Request, peer: Peer) -> Response {
+        let path = request.uri().path();
+        match (path.strip_suffix('/').unwrap_or(path), request.method()) {
+            ("/api/v1/alerts", _) | ("", &Method::POST) => {
+                let response = self.webhook(request, &peer).await;
+                self.metrics.request(response.status().as_u16());
+                response
+            }
+            ("", &Method::GET | &Method::HEAD) => reply::html(StatusCode::OK, LANDING),
+            ("", _) => reply::method_not_allowed("GET, HEAD, POST"),
+            ("/metrics", &Method::GET | &Method::HEAD) => self.exposition(request.headers()).await,
+            ("/-/healthy", &Method::GET | &Method::HEAD) => reply::text(StatusCode::OK, "healthy\n"),
+            ("/-/ready", &Method::GET | &Method::HEAD) => self.ready(),
+            ("/metrics" | "/-/healthy" | "/-/ready", _) => reply::method_not_allowed("GET, HEAD"),
+            _ => reply::not_found(),
+        }
+    }
+
+    async fn webhook(&self, request: Request, peer: &Peer) -> Response {
+        if !authorized(&self.assessor.config.tokens, request.headers()) {
+            let mut response = reply::text(StatusCode::UNAUTHORIZED, "a valid bearer token is required\n");
+            let challenge = header::HeaderValue::from_static("Bearer realm=\"evenkeel\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            return response;
+        }
+        if request.method() != Method::POST {
+            return reply::method_not_allowed("POST");
+        }
+        if !is_json(request.headers()) {
+            return reply::text(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "the content type must be application/json\n",
+            );
+        }
+        if self.stop.is_cancelled() || !self.journal.has_room() {
+            return reply::text(StatusCode::SERVICE_UNAVAILABLE, "not accepting: send it again\n");
+        }
+        let body = match read_body(request, BODY_MAX).await {
+            Ok(body) => body,
+            Err(error @ BodyError::TooLarge) => {
+                return reply::text(
+                    error.status(),
+                    format!("a delivery may have {} MiB at most\n", BODY_MAX >> 20),
+                );
+            }
+            Err(error) => return reply::text(error.status(), format!("{error}\n")),
+        };
+        match Delivery::parse(&body) {
+            Ok(delivery) => {
+                drop(body);
+                self.accept(&delivery, peer.is_local()).await
+            }
+            Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+
+    /// Takes a delivery: on disk before the 200.
+    async fn accept(&self, delivery: &Delivery, local: bool) -> Response {
+        let (mut ours, mut ignored, mut received) = (Vec::new(), Vec::new(), Vec::new());
+        for (alert, meaning) in delivery.meanings(&self.assessor.config, local) {
+            received.push(alert.is_firing());
+            match meaning {
+                Meaning::Ours(alert) => ours.push(alert),
+                Meaning::Ignored(reason) => ignored.push(reason),
+            }
+        }
+        let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});
+        if !ours.is_empty() {
+            match self.journal.accept(ours, self.clock.now()).await {
+                Ok(Accepted::Taken(tally)) => {
+                    if tally.opened > 0 {
+                        self.bell.notify_one();
+                    }
+                }
+                Ok(Accepted::TooMany) => {
+                    return reply::text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many remediations are open: send it again\n",
+                    );
+                }
+                Err(error) => {
+                    if !matches!(error, Error::Full | Error::Closed) {
+                        self.metrics.state_write_failed();
+                    }
+                    tracing::error!(%error, "a delivery could not be taken");
+                    return reply::text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the delivery could not be stored: send it again\n",
+                    );
+                }
+            }
+        }
+        for firing in received {
+            self.metrics.received(firing);
+        }
+        for reason in ignored {
+            self.metrics.ignored(reason);
+        }
+        reply::json(StatusCode::OK, &answer)
+    }
+
+    async fn exposition(&self, headers: &HeaderMap) -> Response {
+        let server = self.clone();
+        let observed = tokio::task::spawn_blocking(move || {
+            metrics::observed(&server.assessor, &server.journal.reader()?, &server.clock)
+        });
+        let mut registry = Registry::default();
+        self.metrics.register(&mut registry);
+        match observed.await {
+            Ok(Ok(snapshot)) => registry.register_collector(Box::new(snapshot)),
+            // The counters are true all the same.
+            Ok(Err(error)) => tracing::error!(%error, "the state cannot be read for the metrics"),
+            Err(error) => tracing::error!(%error, "the state cannot be read for the metrics"),
+        }
+        exposition::respond(&registry, headers)
+    }
+
+    fn ready(&self) -> Response {
+        if self.stop.is_cancelled() || !self.journal.has_room() {
+            reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        } else {
+            reply::text(StatusCode::OK, "ready\n")
+        }
+    }
+}
+
+/// Whether the request carries one of the tokens. Each is compared in constant time, and all of them, so that the
+/// time says nothing about which or how much of one is right. No tokens means that none are asked for.
+fn authorized(tokens: &[Secret], headers: &HeaderMap) -> bool {
+    if tokens.is_empty() {
+        return true;
+    }
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = match given.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => return false,
+    };
+    tokens
+        .iter()
+        .map(|token| token.expose().as_bytes().ct_eq(given.as_bytes()))
+        .fold(subtle::Choice::from(0), |any, one| any | one)
+        .into()
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+const LANDING: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>evenkeel-remediator</title>
+<h1>evenkeel-remediator</h1>
+<p>Alertmanager posts to <code>/api/v1/alerts</code>. <a href=/metrics>Metrics</a>, <a href=/-/healthy>health</a>, \
+<a href=/-/ready>readiness</a>.
+<p>On this host: <code>evenkeel-remediator status</code>, <code>history</code>, <code>explain RULE TARGET</code>.
+</html>
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_token_lets_in() {
+        let tokens = [Secret::new("0123456789abcdef"), Secret::new("fedcba9876543210")];
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            authorized(&tokens, &headers)
+        };
+        assert!(with("Bearer 0123456789abcdef"));
+        assert!(with("bearer fedcba9876543210"));
+        for bad in [
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Basic 0123456789abcdef",
+            "0123456789abcdef",
+            "Bearer ",
+            "",
+        ] {
+            assert!(!with(bad), "{bad:?}");
+        }
+        assert!(!authorized(&tokens, &HeaderMap::new()));
+    }
+}

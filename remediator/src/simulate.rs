@@ -1,0 +1,41 @@
+//! `simulate`: a captured webhook against this configuration and this host, without any effect.
+
+use std::io::Write;
+
+use anyhow::Context;
+
+use crate::{
+    config::Config,
+    explain::{assessor, now},
+    status::open,
+    webhook::{Delivery, Meaning},
+};
+
+/// Prints what each alert of a webhook's body would lead to now.
+///
+/// # Errors
+/// When the body is no webhook, or the state cannot be read.
+pub async fn run(config: Config, body: &[u8], out: &mut impl Write) -> anyhow::Result<()> {
+    let delivery = Delivery::parse(body).context("the webhook would answer 400")?;
+    let reader = open(&config).ok();
+    let assessor = assessor(config);
+    let config = assessor.config.clone();
+    // On this machine: as a delivery over loopback.
+    for (alert, meaning) in delivery.meanings(&config, true) {
+        let name = alert.labels.get("alertname").map_or("(no alertname)", String::as_str);
+        let status = if alert.is_firing() { "firing" } else { "resolved" };
+        writeln!(out, "{} {status}", name.escape_debug())?;
+        match meaning {
+            Meaning::Ignored(reason) => writeln!(out, "  ignored ({reason})")?,
+            Meaning::Ours(incoming) => {
+                writeln!(out, "  rule    {}\n  target  {}", incoming.rule, incoming.target)?;
+                if !incoming.firing {
+                    writeln!(out, "  result  noted; it is never taken for a repair")?;
+                } else if let Some(rule) = config.rules.iter().find(|rule| rule.name == incoming.rule) {
+                    now(&assessor, rule, &incoming.target, reader.as_ref(), out).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

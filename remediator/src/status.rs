@@ -1,0 +1,198 @@
+//! `status` and `history`: what the journal holds, for people and as JSON lines. Read-only, also while the daemon runs.
+
+use std::{collections::BTreeMap, io::Write};
+
+use anyhow::Context;
+use evenkeel_host::config::{PromDuration, format_bytes};
+use serde::Serialize;
+
+use crate::{
+    admission::{Breaker, Scope},
+    clock::{Clock, rfc3339},
+    config::Config,
+    journal::{Reader, Record, StepRecord},
+    policy::Class,
+};
+
+/// What is open, what was done last, and what the limits leave.
+///
+/// # Errors
+/// When there is no state or it cannot be read.
+pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    let reader = open(config)?;
+    let now = Clock::default().now();
+    writeln!(
+        out,
+        "host {}, mode {}, deletion {}, {} rules",
+        config.hosts.join(", "),
+        config.mode.as_str(),
+        config.deletion.as_str(),
+        config.rules.len()
+    )?;
+    let open = reader.open_remediations()?;
+    writeln!(out, "\nopen: {}", if open.is_empty() { "none".to_owned() } else { open.len().to_string() })?;
+    for remediation in &open {
+        writeln!(out, "  {}", line(remediation))?;
+    }
+    writeln!(out, "\nlast:")?;
+    let recent: Vec<Record> = reader
+        .recent(None, None, 10)?
+        .into_iter()
+        .filter(|remediation| remediation.outcome.is_some())
+        .collect();
+    if recent.is_empty() {
+        writeln!(out, "  none yet")?;
+    }
+    for remediation in &recent {
+        writeln!(out, "  {}", line(remediation))?;
+    }
+    writeln!(out, "\nlimits of this host (used of admitted):")?;
+    for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
+        let used = reader.budget(&Scope::Class(class), config.limits.class(class))?.used(&now);
+        if !used.is_empty() {
+            let windows: Vec<String> = used
+                .iter()
+                .map(|(limit, used)| {
+                    format!("{used} of {} in {}", limit.count, PromDuration::new(limit.window))
+                })
+                .collect();
+            writeln!(out, "  {}  {}", class.as_str(), windows.join(", "))?;
+        }
+    }
+    for rule in &config.rules {
+        for (kind, target) in reader.targets(&rule.name)? {
+            let state = rule.restraint.breaker(&reader.history(&rule.name, &kind, &target)?, &now);
+            if state != Breaker::Closed {
+                writeln!(out, "\nbreaker of {} on {kind} {target}: {}", rule.name, state.as_str())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The remediations, newest first.
+///
+/// # Errors
+/// When there is no state or it cannot be read.
+pub fn history(
+    config: &Config,
+    rule: Option<&str>,
+    target: Option<&str>,
+    limit: u32,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let reader = open(config)?;
+    for remediation in reader.recent(rule, target, limit)? {
+        let steps = reader.steps(remediation.id)?;
+        if json {
+            let events = reader.events(remediation.id)?;
+            serde_json::to_writer(&mut *out, &Full::new(&remediation, steps, events))?;
+            writeln!(out)?;
+        } else {
+            whole(&remediation, &steps, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// One remediation with all that is known of it, times in RFC 3339.
+#[derive(Serialize)]
+struct Full<'a> {
+    #[serde(flatten)]
+    remediation: &'a Record,
+    steps: Vec<StepRecord>,
+    events: Vec<BTreeMap<&'static str, String>>,
+    received: String,
+    ended: Option<String>,
+    next_allowed: Option<String>,
+}
+
+impl<'a> Full<'a> {
+    fn new(remediation: &'a Record, steps: Vec<StepRecord>, events: Vec<(i64, String, String)>) -> Self {
+        let event = |(at, what, detail): (i64, String, String)| {
+            BTreeMap::from([("at", rfc3339(at)), ("what", what), ("detail", detail)])
+        };
+        Self {
+            remediation,
+            steps,
+            events: events.into_iter().map(event).collect(),
+            received: rfc3339(remediation.received_wall_ms),
+            ended: remediation.ended_wall_ms.map(rfc3339),
+            next_allowed: remediation.next_allowed_wall_ms.map(rfc3339),
+        }
+    }
+}
+
+/// Opens the state for reading.
+pub(crate) fn open(config: &Config) -> anyhow::Result<Reader> {
+    Reader::open(&config.state_dir).with_context(|| {
+        format!(
+            "cannot read the state in {}; has evenkeel-remediator been started with this state.dir?",
+            config.state_dir.display()
+        )
+    })
+}
+
+/// A remediation in one line.
+pub(crate) fn line(remediation: &Record) -> String {
+    let ended = remediation.ended_wall_ms.map_or_else(|| "now".to_owned(), rfc3339);
+    let standing = match remediation.outcome {
+        Some(outcome) => outcome.as_str(),
+        None if remediation.next_allowed_wall_ms.is_some() => "waiting",
+        None => remediation.phase.as_str(),
+    };
+    let mut text = format!(
+        "#{} {ended}  {} {} {}  {standing}",
+        remediation.id, remediation.rule, remediation.kind, remediation.target
+    );
+    if let Some(reason) = remediation.reason.as_deref().filter(|reason| !reason.is_empty()) {
+        text += &format!(" ({reason})");
+    }
+    if let Some(next) = remediation.next_allowed_wall_ms {
+        text += &format!(", next allowed {}", rfc3339(next));
+    }
+    text
+}
+
+/// A remediation with its evidence.
+pub(crate) fn whole(remediation: &Record, steps: &[StepRecord], out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{}", line(remediation))?;
+    let deliveries = match remediation.deliveries {
+        1 => "one alert".to_owned(),
+        n => format!("{n} alerts, the last {}", rfc3339(remediation.last_seen_wall_ms)),
+    };
+    writeln!(out, "    received {}, {deliveries}", rfc3339(remediation.received_wall_ms))?;
+    if let Some(resolved) = remediation.resolved_wall_ms {
+        writeln!(out, "    the alert said resolved {}", rfc3339(resolved))?;
+    }
+    for (when, seen) in [("before", &remediation.before), ("after ", &remediation.after)] {
+        if let Some(seen) = seen {
+            writeln!(out, "    {when}  {}", seen.summary())?;
+        }
+    }
+    for step in steps {
+        write!(out, "    {} [{}] {}", step.action, step.class.as_str(), step.state.as_str())?;
+        if let Some(reason) = &step.reason {
+            write!(out, " ({reason})")?;
+        }
+        if let Some(detail) = step.detail.as_deref().filter(|detail| !detail.is_empty()) {
+            write!(out, ": {detail}")?;
+        }
+        writeln!(out)?;
+        writeln!(out, "        {}", step.plan)?;
+        if let Some(freed) = step.measured_freed_bytes {
+            let claimed = step.claimed_freed_bytes.map_or_else(|| "nothing".to_owned(), bytes);
+            writeln!(out, "        freed {} by the filesystem, the API claims {claimed}", bytes(freed))?;
+        }
+    }
+    if let Some(detail) = remediation.detail.as_deref().filter(|detail| !detail.is_empty()) {
+        writeln!(out, "    {detail}")?;
+    }
+    writeln!(out)
+}
+
+fn bytes(count: i64) -> String {
+    let sign = if count < 0 { "−" } else { "" };
+    format!("{sign}{}", format_bytes(count.unsigned_abs()))
+}

@@ -1,0 +1,183 @@
+//! What a remediation is about. A `Target` exists only if a rule's allow-list admitted it: nothing that a webhook
+//! says reaches an API before that.
+
+use std::{collections::BTreeMap, fmt};
+
+use evenkeel_host::systemd::is_unit_name;
+use serde::{Deserialize, Serialize};
+
+use crate::pattern::Pattern;
+
+/// The kinds of things evenkeel repairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A mounted filesystem, by its mount point.
+    Filesystem,
+    /// A systemd unit, by its name.
+    Unit,
+    /// A Docker container, by its name.
+    Container,
+}
+
+impl Kind {
+    /// As in the configuration and the audit.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Filesystem => "filesystem",
+            Self::Unit => "unit",
+            Self::Container => "container",
+        }
+    }
+
+    /// Whether `name` can be the name of such a thing at all. Whatever fails here never reaches an API.
+    fn is_name(self, name: &str) -> bool {
+        match self {
+            // The kernel's own form of a mount point: absolute, no `.` or `..`, no doubled or trailing slash.
+            Self::Filesystem => {
+                name.len() <= 4096
+                    && !name.contains(char::is_control)
+                    && (name == "/"
+                        || name
+                            .strip_prefix('/')
+                            .is_some_and(|path| path.split('/').all(|part| !matches!(part, "" | "." | ".."))))
+            }
+            Self::Unit => is_unit_name(name),
+            // moby's own rule for container names (daemon/names: [a-zA-Z0-9][a-zA-Z0-9_.-]+).
+            Self::Container => {
+                name.len() <= 255
+                    && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+            }
+        }
+    }
+}
+
+/// One admitted thing on this host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    kind: Kind,
+    name: String,
+}
+
+impl Target {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its name, as the allow-list admitted it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+/// Which label names the target, and which names are admitted.
+#[derive(Debug, Clone)]
+pub struct Selector {
+    /// What the rule is about.
+    pub kind: Kind,
+    /// The alert's label that names it.
+    pub label: String,
+    /// What may be named.
+    pub allow: Vec<Pattern>,
+}
+
+/// Why an alert names no target of a rule; the words are metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTarget {
+    /// The alert has no such label, or it is empty.
+    LabelMissing,
+    /// The label's value cannot be such a name.
+    NotAName,
+    /// It is a name, but not on the allow-list.
+    NotAllowed,
+}
+
+impl NoTarget {
+    /// As in metrics and the audit.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::LabelMissing => "target_label_missing",
+            Self::NotAName => "target_not_a_name",
+            Self::NotAllowed => "target_not_allowed",
+        }
+    }
+}
+
+impl Selector {
+    /// The target that these labels name.
+    ///
+    /// # Errors
+    /// When they name none, or one that is not on the allow-list.
+    pub fn select(&self, labels: &BTreeMap<String, String>) -> Result<Target, NoTarget> {
+        match labels.get(&self.label).map(String::as_str) {
+            None | Some("") => Err(NoTarget::LabelMissing),
+            Some(name) => self.admit(name),
+        }
+    }
+
+    /// The target of this name.
+    ///
+    /// # Errors
+    /// When it cannot be one, or is not on the allow-list.
+    pub fn admit(&self, name: &str) -> Result<Target, NoTarget> {
+        if !self.kind.is_name(name) {
+            Err(NoTarget::NotAName)
+        } else if !self.allow.iter().any(|pattern| pattern.matches(name)) {
+            Err(NoTarget::NotAllowed)
+        } else {
+            Ok(Target { kind: self.kind, name: name.to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selector(kind: Kind, allow: &str) -> Selector {
+        Selector { kind, label: "name".to_owned(), allow: vec![allow.parse().unwrap()] }
+    }
+
+    #[test]
+    fn hostile_names_are_no_targets() {
+        let long = format!("{}.service", "a".repeat(10_000));
+        for name in [
+            "../x",
+            "-rf",
+            "a.service;reboot",
+            "a.service\nb.service",
+            "a b.service",
+            "",
+            &long,
+            "а.service\0",
+        ] {
+            assert_eq!(selector(Kind::Unit, "*.service").admit(name), Err(NoTarget::NotAName), "{name:?}");
+        }
+        for name in ["../x", "-rf", "a/b", "a b", "a;b", "a\nb", "", "ü", &"a".repeat(10_000)] {
+            assert_eq!(selector(Kind::Container, "*").admit(name), Err(NoTarget::NotAName), "{name:?}");
+        }
+        for name in ["var", "/var/../etc", "/var//log", "/var/", "/var/.", "/a\nb", "", "//"] {
+            assert_eq!(selector(Kind::Filesystem, "/*").admit(name), Err(NoTarget::NotAName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_a_target() {
+        let rule = selector(Kind::Unit, "quantum-*.service");
+        let labels = |value: &str| BTreeMap::from([("name".to_owned(), value.to_owned())]);
+        assert_eq!(rule.select(&labels("quantum-a.service")).unwrap().to_string(), "unit quantum-a.service");
+        assert_eq!(rule.select(&labels("nginx.service")), Err(NoTarget::NotAllowed));
+        assert_eq!(rule.select(&labels("")), Err(NoTarget::LabelMissing));
+        assert_eq!(rule.select(&BTreeMap::new()), Err(NoTarget::LabelMissing));
+        assert!(selector(Kind::Filesystem, "/").admit("/").is_ok());
+        assert!(selector(Kind::Filesystem, "/srv/*").admit("/srv/a b").is_ok());
+    }
+}
