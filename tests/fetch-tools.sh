@@ -1,0 +1,376 @@
+#!/usr/bin/env bash
+#
+# Puts the programs that the lab and `make up` start into .run/tools/bin, and nothing anywhere else.
+#
+#   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
+#   tests/fetch-tools.sh up             Prometheus and Alertmanager
+#   tests/fetch-tools.sh lab            these, Docker, Redis, busybox and the systemd image
+#   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
+#
+# What the machine has is used from where it is. The rest is downloaded with apt and unpacked, not
+# installed: installing these packages would enable and start system-wide daemons. Run again it is
+# done at once; it works without a network when everything is there.
+
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tools=$repo/.run/tools
+bin=$tools/bin
+root=$tools/root      # every package is unpacked here
+images=$tools/images
+log=$tools/fetch.log
+
+fail() {
+    printf 'fetch-tools: %s\n' "$*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# ---- apt -----------------------------------------------------------------------------------------
+
+need_apt() {
+    if have apt-get && have dpkg; then return; fi
+    fail "$1 is not on this machine, and fetching it needs apt (Debian or Ubuntu): install it, then run this again"
+}
+
+# As root apt would drop to a user that cannot write into this folder, and warn.
+apt_get() { apt-get -o APT::Sandbox::User=root "$@"; }
+
+# Package lists may be missing (a fresh container) or stale (a version that the mirror has dropped).
+refreshed=
+refresh_lists() {
+    [ -z "$refreshed" ] || return 0
+    refreshed=1
+    [ "$(id -u)" = 0 ] || return 0
+    apt_get -qq update >>"$log" 2>&1 || true
+}
+
+known() { # known PACKAGE...: those of them that this release has
+    apt-cache --no-all-versions show "$@" 2>/dev/null | sed -n 's/^Package: //p' | sort -u
+}
+
+unpack() { # unpack PACKAGE...: downloads and unpacks; a package this release does not have is left out
+    [ $# -gt 0 ] || return 0
+    local package wanted downloads
+    mapfile -t wanted < <(known "$@")
+    if [ ${#wanted[@]} -lt $# ]; then
+        refresh_lists
+        mapfile -t wanted < <(known "$@")
+    fi
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    downloads=$(mktemp -d "$tools/download.XXXXXX")
+    if ! (cd "$downloads" && apt_get download "${wanted[@]}" >>"$log" 2>&1); then
+        refresh_lists
+        (cd "$downloads" && apt_get download "${wanted[@]}" >>"$log" 2>&1) || {
+            rm -rf "$downloads"
+            fail "cannot download ${wanted[*]}: is the package mirror reachable? (see $log)"
+        }
+    fi
+    for package in "$downloads"/*.deb; do
+        dpkg -x "$package" "$root"
+    done
+    rm -rf "$downloads"
+}
+
+# The packages, by pattern, that the named ones need and that the machine does not have.
+missing_dependencies() { # missing_dependencies PATTERN PACKAGE...
+    local pattern=$1 package
+    shift
+    apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+        --no-replaces --no-enhances "$@" 2>/dev/null | grep -E "^($pattern)\$" | sort -u |
+        while read -r package; do
+            dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' || echo "$package"
+        done
+}
+
+install() { # install COMMAND PACKAGE...: compilers and the like, which start nothing
+    local command=$1
+    shift
+    [ "$(id -u)" = 0 ] || fail "$command is missing: sudo apt-get install $*"
+    need_apt "$command"
+    [ -n "$(known "$1")" ] || refresh_lists
+    [ -n "$(known "$1")" ] || fail "$command is missing and this release has no package $1: install it, then run this again"
+    echo "installing $*"
+    DEBIAN_FRONTEND=noninteractive apt_get -y -qq --no-install-recommends --no-remove install "$@" >>"$log" 2>&1 ||
+        fail "cannot install $* (see $log): install it, then run this again"
+}
+
+# ---- one program in .run/tools/bin -----------------------------------------------------------------
+
+library_path() { # the folders of unpacked libraries
+    find "$root/usr/lib" "$root/lib" -name 'lib*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd:
+}
+
+lacks_libraries() { ldd "$1" 2>/dev/null | grep -q 'not found'; }
+
+from_machine() { # from_machine NAME COMMAND
+    ln -sfn "$(command -v "$2")" "$bin/$1"
+}
+
+# Links NAME to a program of the packages, or writes a wrapper when it needs unpacked libraries or a flag.
+from_packages() { # from_packages NAME PATH [FLAG]: PATH inside the unpacked packages
+    local name=$1 program=$root/$2 flag=${3:-} libraries=
+    [ -x "$program" ] || fail "the packages of this release have no $2"
+    if lacks_libraries "$program"; then libraries=$(library_path); fi
+    if [ -n "$libraries" ] && LD_LIBRARY_PATH=$libraries lacks_libraries "$program"; then
+        fail "$2 lacks shared libraries: $(LD_LIBRARY_PATH=$libraries ldd "$program" | grep 'not found' | xargs)"
+    fi
+    if [ -z "$libraries$flag" ]; then
+        ln -sfn "$program" "$bin/$name"
+        return
+    fi
+    {
+        echo '#!/bin/sh'
+        if [ -n "$libraries" ]; then
+            echo "export LD_LIBRARY_PATH='$libraries'\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+        fi
+        echo "exec '$program'${flag:+ $flag} \"\$@\""
+    } >"$bin/$name.new"
+    chmod 755 "$bin/$name.new"
+    mv -T "$bin/$name.new" "$bin/$name"
+}
+
+fetch() { # fetch NAME PATH PACKAGE...: the packages, the libraries they need, and the program NAME
+    local name=$1 path=$2 libraries
+    shift 2
+    need_apt "$name"
+    [ -x "$root/$path" ] || unpack "$@"
+    if [ -x "$root/$path" ] && lacks_libraries "$root/$path"; then
+        mapfile -t libraries < <(missing_dependencies 'lib[a-z0-9.+-]+' "$@")
+        unpack "${libraries[@]}"
+    fi
+    from_packages "$name" "$path"
+}
+
+# ---- the bundles: a set of programs that belong together comes from one place ---------------------
+
+runs() { "$1" --version >/dev/null 2>&1; }
+
+# A docker client from 23 on builds with BuildKit only when it has the buildx plugin.
+can_build() {
+    docker buildx version >/dev/null 2>&1 && return
+    local major
+    major=$(docker --version 2>/dev/null | sed -n 's/^Docker version \([0-9]*\).*/\1/p')
+    [ "${major:-99}" -ge 18 ] && [ "${major:-99}" -lt 23 ]
+}
+
+bundle_prometheus() {
+    if have prometheus && runs prometheus && have promtool; then
+        from_machine prometheus prometheus
+        from_machine promtool promtool
+        return
+    fi
+    fetch promtool usr/bin/promtool prometheus
+    # Debian's Prometheus reads its web pages from files that lie in packages of their own.
+    local pages=
+    if [ -d "$root/usr/share/prometheus/web" ]; then
+        mapfile -t scripts < <(missing_dependencies '(libjs|fonts)-[a-z0-9.+-]+' prometheus)
+        unpack "${scripts[@]}"
+        pages="--web.local-assets='$root/usr/share/prometheus/web'"
+    fi
+    from_packages prometheus usr/bin/prometheus "$pages"
+}
+
+bundle_alertmanager() {
+    local name
+    for name in alertmanager prometheus-alertmanager; do
+        if have "$name" && runs "$name" && have amtool; then
+            from_machine alertmanager "$name"
+            from_machine amtool amtool
+            return
+        fi
+    done
+    fetch amtool usr/bin/amtool prometheus-alertmanager
+    fetch alertmanager usr/bin/prometheus-alertmanager prometheus-alertmanager
+    if [ -d "$root/usr/share/prometheus/alertmanager" ]; then show_share "$bin/alertmanager"; fi
+}
+
+# Debian's Alertmanager reads its templates from a fixed path, which is not there when it is not
+# installed. So it gets a view of its own in which the unpacked files lie over the machine's.
+show_share() { # show_share PROGRAM: replaces the link PROGRAM by a wrapper
+    local program
+    program=$(readlink "$1")
+    cat >"$1.new" <<EOF
+#!/bin/sh
+own=--mount
+[ "\$(id -u)" = 0 ] || own='--mount --user --map-root-user'
+exec unshare \$own -- sh -c '
+    mount -t overlay -o "ro,lowerdir=$root/usr/share:/usr/share" tools /usr/share || exit 1
+    exec "$program" "\$@"' alertmanager "\$@"
+EOF
+    chmod 755 "$1.new"
+    mv -T "$1.new" "$1"
+}
+
+bundle_engine() {
+    local program programs found complete=yes
+    programs=$(programs_of engine)
+    for program in $programs; do
+        have "$program" || complete=
+    done
+    if [ -n "$complete" ] && runs dockerd && runs containerd && runs runc && can_build; then
+        for program in $programs; do
+            from_machine "$program" "$program"
+        done
+        return
+    fi
+    need_apt dockerd
+    # Newer releases split the client and its builder off; unpack leaves out what a release does not have.
+    unpack docker.io docker-cli docker-buildx containerd runc
+    for program in $programs; do
+        found=usr/bin/$program
+        if [ -x "$root/usr/sbin/$program" ]; then found=usr/sbin/$program; fi
+        fetch "$program" "$found" docker.io containerd runc
+    done
+}
+
+bundle_redis() {
+    if have redis-server && runs redis-server; then
+        from_machine redis-server redis-server
+        return
+    fi
+    fetch redis-server usr/bin/redis-server redis-server redis-tools
+}
+
+bundle_busybox() {
+    if have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; then
+        from_machine busybox busybox
+        return
+    fi
+    need_apt busybox
+    unpack busybox-static
+    local program=bin/busybox
+    if [ ! -x "$root/$program" ]; then program=usr/bin/busybox; fi
+    from_packages busybox "$program"
+}
+
+# Every bundle's programs, so that a second run can tell at once that nothing is missing.
+programs_of() {
+    case $1 in
+    prometheus) echo prometheus promtool ;;
+    alertmanager) echo alertmanager amtool ;;
+    engine) echo dockerd docker containerd containerd-shim-runc-v2 runc ;;
+    redis) echo redis-server ;;
+    busybox) echo busybox ;;
+    esac
+}
+
+ready() {
+    [ "$(cat "$tools/$1.ready" 2>/dev/null)" = "$edition" ] || return 1
+    local program
+    for program in $(programs_of "$1"); do
+        [ -x "$bin/$program" ] || return 1
+    done
+}
+
+provide() {
+    local bundle
+    for bundle in "$@"; do
+        ready "$bundle" && continue
+        echo "fetching $bundle"
+        "bundle_$bundle"
+        echo "$edition" >"$tools/$bundle.ready"
+    done
+}
+
+# ---- the systemd image -----------------------------------------------------------------------------
+
+default_release() {
+    # Debian's mirrors carry its other releases too; an Ubuntu machine's carries its own.
+    if [ "${ID:-}" = debian ]; then echo bookworm; else echo "${VERSION_CODENAME:-}"; fi
+}
+
+mirror() { # the archive that this machine's apt is configured with
+    # shellcheck disable=SC2016  # these are apt's own variables
+    apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+        awk -v codename="${VERSION_CODENAME:-}" '$2 == codename && $3 == "main" { print $1; exit }'
+}
+
+image() { # image RELEASE: a minimal tree with systemd and a bus, as one tar file
+    local release=$1 target tree archive
+    target=$images/systemd-$release.tar
+    if [ -s "$target" ]; then return; fi
+    [ "$(id -u)" = 0 ] || fail "making the systemd image needs root"
+    need_apt debootstrap
+    archive=$(mirror)
+    [ -n "$archive" ] || { refresh_lists && archive=$(mirror); }
+    [ -n "$archive" ] || fail "this machine's apt names no archive for ${VERSION_CODENAME:-this release}"
+    echo "making the systemd image ($release), about half a minute"
+
+    unpack debootstrap
+    # debootstrap downloads with wget and checks signatures with gpgv.
+    have wget || fetch wget usr/bin/wget wget
+    have gpgv || have sqv || fetch gpgv usr/bin/gpgv gpgv
+
+    tree=$(mktemp -d "$tools/tree.XXXXXX")
+    # In a mount namespace of its own, so that what debootstrap mounts ends with it, however it ends.
+    if ! PATH=$bin:$PATH DEBOOTSTRAP_DIR=$root/usr/share/debootstrap unshare --mount \
+        "$root/usr/sbin/debootstrap" --variant=minbase --include=systemd,systemd-sysv,dbus \
+        "$release" "$tree" "$archive" >>"$log" 2>&1; then
+        rm -rf --one-file-system "$tree"
+        fail "cannot make the systemd image for $release: is the package mirror reachable? (see $log)"
+    fi
+    # What only takes time to import.
+    rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* \
+        "$tree"/usr/share/{doc,man,locale,info}
+    : >"$tree/etc/machine-id" # every container makes its own
+    mkdir -p "$images" "$tree/var/log/journal"
+    tar -C "$tree" --numeric-owner -cf "$target.new" .
+    mv "$target.new" "$target"
+    rm -rf --one-file-system "$tree"
+}
+
+# ---- what it takes to build ------------------------------------------------------------------------
+
+build_tools() {
+    if ! have cc || ! have make; then install cc gcc libc6-dev make; fi
+    [ -x "$bin/cargo" ] && PATH=$bin:$PATH
+    local wanted
+    wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
+    # rustup's cargo fetches the pinned toolchain by itself when it is first called here.
+    if have cargo && (cd "$repo" && cargo --version 2>>"$log") | at_least "$wanted"; then return; fi
+    have rustup || [ -n "$(known rustup)" ] || refresh_lists
+    if have rustup || [ -n "$(known rustup)" ]; then
+        have rustup || install "cargo $wanted" rustup
+        (cd "$repo" && rustup toolchain install "$wanted" --profile minimal --component rustfmt,clippy >>"$log" 2>&1) ||
+            fail "rustup cannot fetch Rust $wanted (see $log)"
+        return
+    fi
+    fail "Rust $wanted or newer is needed and this release has no rustup package: install rustup (https://rustup.rs), then run this again"
+}
+
+at_least() { # reads "cargo 1.95.0 (…)"
+    local version
+    read -r _ version _ || return 1
+    [ "$(printf '%s\n%s\n' "$1" "$version" | sort -V | head -n1)" = "$1" ]
+}
+
+# ---- main ------------------------------------------------------------------------------------------
+
+mkdir -p "$bin" "$root" "$images"
+exec 9>"$tools/lock"
+flock 9
+
+ID='' VERSION_ID='' VERSION_CODENAME=''
+# shellcheck source=/dev/null
+if [ -r /etc/os-release ]; then . /etc/os-release; fi
+edition="$ID $VERSION_ID $(cksum <"${BASH_SOURCE[0]}")"
+
+case ${1:-} in
+build) build_tools ;;
+up) provide prometheus alertmanager ;;
+lab)
+    have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
+    have mkfs.ext4 || install mkfs.ext4 e2fsprogs
+    provide prometheus alertmanager engine redis busybox
+    release=$(default_release)
+    image "$release"
+    ln -sfn "systemd-$release.tar" "$images/systemd.tar"
+    ;;
+image)
+    [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh image RELEASE"
+    image "$2"
+    ;;
+*) fail "usage: tests/fetch-tools.sh build|up|lab|image RELEASE" ;;
+esac

@@ -1,0 +1,3 @@
+//! `evenkeel-lab`: to be written.
+
+fn main() {}

@@ -1,0 +1,208 @@
+//! A host with a real systemd: a container of the lab's engine with systemd as process 1.
+//!
+//! The flags and the wrapper are each needed for something that otherwise fails without a word:
+//! without the remount PID 1 ends on cgroup v2 and limits do nothing on v1, without shared
+//! propagation credentials and later mounts are not seen, without the capabilities
+//! `AmbientCapabilities=` stays empty.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{engine::Engine, namespace, process::Frozen, tools, wait::wait_for};
+
+const IMAGE: &str = "lab/systemd";
+
+const WRAPPER: &str = r#"#!/bin/sh
+mount --make-rshared /
+for at in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    mountpoint -q "$at" || continue
+    mount -o remount,bind,rw "$at" || mount -o remount,rw "$at"
+done
+exec /lib/systemd/systemd
+"#;
+
+/// A running systemd. Dropping it removes the container.
+#[derive(Debug)]
+pub struct SystemdHost {
+    engine: Arc<Engine>,
+    name: String,
+    dir: PathBuf,
+}
+
+impl SystemdHost {
+    /// Boots a host and waits until systemd says that it is up.
+    ///
+    /// # Errors
+    ///
+    /// When it is not up within 60 s.
+    pub async fn start(engine: Arc<Engine>) -> Result<Self> {
+        engine.need_systemd_image(IMAGE).await?;
+        let dir = namespace::place("host")?;
+        let name = dir.file_name().context("a place has a name")?.to_string_lossy().into_owned();
+        for folder in ["bus", "journal"] {
+            fs::create_dir(dir.join(folder))?;
+        }
+        let wrapper = dir.join("init.sh");
+        fs::write(&wrapper, WRAPPER)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+        let volumes = [
+            format!("{}:/run/dbus", dir.join("bus").display()),
+            format!("{}:/var/log/journal", dir.join("journal").display()),
+            format!("{}:/init.sh:ro", wrapper.display()),
+        ];
+        let mut arguments = vec!["run", "--detach", "--network", "none", "--cgroupns=private"];
+        arguments.extend(["--name", &name, "--hostname", &name, "--tmpfs", "/run", "--tmpfs", "/tmp"]);
+        for capability in ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"] {
+            arguments.extend(["--cap-add", capability]);
+        }
+        for option in ["seccomp=unconfined", "apparmor=unconfined"] {
+            arguments.extend(["--security-opt", option]);
+        }
+        for volume in &volumes {
+            arguments.extend(["--volume", volume]);
+        }
+        arguments.extend([IMAGE, "/init.sh"]);
+        engine.docker(&arguments).await?;
+        let host = Self { engine, name, dir };
+        wait_for("systemd to be up", Duration::from_secs(60), async || {
+            // It exits 1 while it says "starting" or "degraded".
+            let state = host.exec(&["sh", "-c", "systemctl is-system-running || true"]).await?;
+            match state.trim() {
+                "running" | "degraded" => Ok(()),
+                other => bail!("systemd says {other:?}"),
+            }
+        })
+        .await?;
+        Ok(host)
+    }
+
+    /// The name of its container.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address of its system bus, usable from the lab's own processes.
+    #[must_use]
+    pub fn bus_address(&self) -> String {
+        format!("unix:path={}", self.dir.join("bus/system_bus_socket").display())
+    }
+
+    /// Runs a program on the host and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub async fn exec(&self, program: &[&str]) -> Result<String> {
+        self.engine.docker(&[&["exec", &self.name], program].concat()).await
+    }
+
+    /// Runs `systemctl` on the host and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub async fn systemctl(&self, arguments: &[&str]) -> Result<String> {
+        self.exec(&[&["systemctl", "--no-pager"], arguments].concat()).await
+    }
+
+    /// One property of a unit.
+    ///
+    /// # Errors
+    ///
+    /// When systemd cannot be asked.
+    pub async fn property(&self, unit: &str, property: &str) -> Result<String> {
+        self.systemctl(&["show", "--value", "--property", property, unit]).await
+    }
+
+    /// Writes a file on the host.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub async fn write_file(&self, path: &str, text: &str) -> Result<()> {
+        let mut command = self.engine.client()?;
+        command.args(["exec", "--interactive", &self.name, "sh", "-c", "cat >\"$1\"", "sh", path]);
+        command.stdin(std::process::Stdio::piped());
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let mut input = child.stdin.take().context("the pipe was asked for")?;
+        input.write_all(text.as_bytes()).await?;
+        drop(input);
+        let status = child.wait().await?;
+        if !status.success() {
+            bail!("cannot write {path} on {}: {status}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Writes a unit file and has systemd read it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written or systemd does not reload.
+    pub async fn install_unit(&self, name: &str, text: &str) -> Result<()> {
+        self.write_file(&format!("/etc/systemd/system/{name}"), text).await?;
+        self.systemctl(&["daemon-reload"]).await.map(drop)
+    }
+
+    /// The id of its process 1, as the lab's own processes see it.
+    ///
+    /// # Errors
+    ///
+    /// When the container does not run.
+    pub async fn pid(&self) -> Result<u32> {
+        Ok(self.engine.inspect(&self.name, "{{.State.Pid}}").await?.parse()?)
+    }
+
+    /// Stops the host's dbus-daemon from running until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found.
+    pub async fn freeze_bus(&self) -> Result<Frozen> {
+        Frozen::new(self.bus_process().await?)
+    }
+
+    /// Lets the lab's own `journalctl` read this host's journal, as if it ran on the host.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no journal yet, or another host's is read already.
+    pub async fn lend_journal(&self) -> Result<()> {
+        let id = self.exec(&["cat", "/etc/machine-id"]).await?;
+        // The lab's /etc is its own copy.
+        fs::write("/etc/machine-id", format!("{id}\n"))?;
+        let there = format!("/run/log/journal/{id}");
+        fs::create_dir_all(&there)?;
+        let mut mount = tools::command("mount");
+        mount.arg("--bind").arg(self.dir.join("journal").join(&id)).arg(there);
+        tools::run_blocking(mount).map(drop)
+    }
+
+    /// The bus of this container, among the processes of the lab: the one in the container's cgroup.
+    async fn bus_process(&self) -> Result<u32> {
+        let container = self.engine.inspect(&self.name, "{{.Id}}").await?;
+        let entries = fs::read_dir("/proc")?.flatten();
+        for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            if read("comm").trim() == "dbus-daemon" && read("cgroup").contains(&container) {
+                return Ok(pid);
+            }
+        }
+        bail!("{} runs no dbus-daemon", self.name)
+    }
+}
+
+impl Drop for SystemdHost {
+    fn drop(&mut self) {
+        let removed = self.engine.client().and_then(|mut docker| {
+            docker.args(["rm", "--force", "--volumes", &self.name]);
+            tools::run_blocking(docker)
+        });
+        if let Err(error) = removed {
+            eprintln!("{}: {error:#}", self.name);
+        }
+    }
+}

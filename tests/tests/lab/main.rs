@@ -1,0 +1,55 @@
+//! The tests that need the real things. They share one lab: `make lab-test` runs them all, and
+//! `cargo test -p evenkeel-tests --features lab -- NAME` some (as root, after `make tools build`).
+
+// The lab's purpose is to start other programs; the ban is for the two product binaries.
+#![allow(clippy::disallowed_types)]
+
+mod itself;
+mod shared;
+
+use std::{future::Future, time::Instant};
+
+use evenkeel_tests::namespace::{self, Network};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list {
+        enter();
+    }
+    // More at once would only make the waits longer: each test runs several daemons.
+    arguments.test_threads.get_or_insert(2);
+    libtest_mimic::run(&arguments, itself::trials()).exit();
+}
+
+fn enter() {
+    match namespace::enter(Network::Own) {
+        Ok(lifeline) => {
+            std::thread::spawn(|| {
+                lifeline.wait();
+                // Ending this process ends everything in its namespaces.
+                std::process::exit(130);
+            });
+        }
+        Err(error) => {
+            eprintln!("the lab cannot run: {error:#}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// One test with a runtime of its own. It says how long it took, because the lab's tests are the
+/// ones that make a run long.
+fn trial<F, R>(name: &'static str, test: F) -> Trial
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    Trial::test(name, move || {
+        let start = Instant::now();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let result = runtime.block_on(test());
+        eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+        result.map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
