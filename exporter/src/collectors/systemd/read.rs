@@ -21,7 +21,7 @@ const AT_ONCE: usize = 8;
 
 /// Details read again at each look although nothing says that they changed, those first that were read longest ago: what
 /// is remembered is never trusted for ever.
-const PROVED_PER_LOOK: usize = 0;
+const PROVED_PER_LOOK: usize = 16;
 
 /// Reads pictures.
 #[derive(Debug)]
