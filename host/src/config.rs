@@ -7,6 +7,7 @@ mod secret;
 use std::{fmt, io::Read, path::Path};
 
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use serde_saphyr::{Error as YamlError, MessageFormatter, UserMessageFormatter};
 
 pub use self::{
@@ -99,11 +100,27 @@ pub fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigE
     let mut path = String::new();
     serde_saphyr::with_deserializer_from_str_with_options(yaml, options, |deserializer| {
         serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            path = error.path().to_string();
+            path = key_path(error.path());
             error.into_inner()
         })
     })
     .map_err(|error| ConfigError::from_yaml(origin, text, &path, &error))
+}
+
+/// The key as it stands in the file. [`Located`] reads itself as a map with a key `value`, which nobody wrote; no
+/// configuration has a key of that name.
+fn key_path(path: &serde_path_to_error::Path) -> String {
+    let mut text = String::new();
+    for segment in path.iter() {
+        match segment {
+            Segment::Map { key } if key == "value" => {}
+            Segment::Seq { .. } => text += &segment.to_string(),
+            Segment::Unknown => {}
+            _ if text.is_empty() => text += &segment.to_string(),
+            _ => text += &format!(".{segment}"),
+        }
+    }
+    text
 }
 
 /// The whole of a small text file.
@@ -120,7 +137,6 @@ fn read_bounded(origin: &str, path: &Path, limit: u64) -> Result<String, ConfigE
 
 /// The reader's error in the words of someone who edits the file: the key by its full path, and what would be right.
 fn explain(error: &YamlError, path: &str) -> String {
-    let path = path.trim_end_matches('?').trim_matches('.');
     let below = |key: &str| if path.is_empty() { format!("`{key}`") } else { format!("`{path}.{key}`") };
     let wanted = |expected: &str| match path {
         "" => format!("expected {expected}"),
@@ -311,6 +327,11 @@ mod tests {
                 "rules: [{name: a, mode: auto_}]\n",
                 "evenkeel.yml:1:25: `rules[0].mode`: unknown value `auto_`: expected one of `plan`, `auto`; did you mean `auto`?\n  \
                  1 | rules: [{name: a, mode: auto_}]\n    |                         ^",
+            ),
+            (
+                "rules: [{name: [a]}]\n",
+                "evenkeel.yml:1:16: `rules[0].name`: expected a single value, not a list or a map\n  \
+                 1 | rules: [{name: [a]}]\n    |                ^",
             ),
             (
                 "interval: 15 parsecs\n",

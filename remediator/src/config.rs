@@ -1,6 +1,8 @@
 //! The configuration: what is written in YAML becomes what is true here, once. Everything that would make a rule
 //! useless or dangerous is an error at load, with the file, the line and the cure.
 
+mod file;
+
 use std::{
     collections::HashSet,
     fs,
@@ -9,17 +11,19 @@ use std::{
 };
 
 use evenkeel_host::{
-    config::{ConfigError, Located, PromDuration, Ratio, Secret},
+    config::{ConfigError, Located, PromDuration, Secret},
     web::ListenAddress,
 };
-use serde::Deserialize;
 
+use self::file::{
+    Auth, BreakerFile, File, NotifyTo, Policy, PolicyLimits, RuleFile, Server, TargetFile, VerifyFile,
+    WebhookTo,
+};
 use crate::{
-    actions::Step,
+    actions::{self, Step},
     admission::Restraint,
     matcher::Matcher,
-    notify::{On, Receiver},
-    pattern::Pattern,
+    notify::Receiver,
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
     rules::{DoneWhen, Rule, Verify},
     target::{Kind, Selector},
@@ -31,6 +35,8 @@ const USAGE_ABOVE: f64 = 0.85;
 const HOLD: Duration = Duration::from_secs(60);
 /// A shorter token can be guessed.
 const TOKEN_MIN: usize = 16;
+/// A rule's name is part of the names of its reports.
+const NAME_MAX: usize = 64;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -72,154 +78,6 @@ impl HostLimits {
     pub fn class(&self, class: Class) -> &[Limit] {
         self.classes.iter().find(|(limited, _)| *limited == class).map_or(&[], |(_, limits)| limits)
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    identity: Identity,
-    #[serde(default)]
-    server: Server,
-    #[serde(default)]
-    policy: Policy,
-    #[serde(default)]
-    state: State,
-    #[serde(default)]
-    notify: Vec<NotifyTo>,
-    #[serde(default)]
-    rules: Vec<RuleFile>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Identity {
-    hosts: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Server {
-    listen: Vec<Located<String>>,
-    bearer_token_files: Vec<Located<PathBuf>>,
-    auth: Auth,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self { listen: Vec::new(), bearer_token_files: Vec::new(), auth: Auth::Token }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Auth {
-    Token,
-    None,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Policy {
-    mode: Mode,
-    deletion: Deletion,
-    deny_units: Vec<Pattern>,
-    limits: PolicyLimits,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(non_snake_case, reason = "the classes are written so")]
-struct PolicyLimits {
-    S1: Option<Located<Vec<Limit>>>,
-    S2: Option<Located<Vec<Limit>>>,
-    D1: Option<Located<Vec<Limit>>>,
-    D2: Option<Located<Vec<Limit>>>,
-    target: Option<Located<Vec<Limit>>>,
-    host: Option<Located<Vec<Limit>>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct State {
-    dir: PathBuf,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { dir: PathBuf::from("/var/lib/evenkeel-remediator") }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum NotifyTo {
-    Webhook(Located<WebhookTo>),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WebhookTo {
-    url: Option<String>,
-    url_file: Option<PathBuf>,
-    bearer_token_file: Option<PathBuf>,
-    #[serde(default = "escalated")]
-    on: Vec<On>,
-}
-
-fn escalated() -> Vec<On> {
-    vec![On::Escalated]
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuleFile {
-    name: Located<String>,
-    #[serde(rename = "match")]
-    matchers: Located<Vec<Located<String>>>,
-    mode: Option<Mode>,
-    target: Located<TargetFile>,
-    needed: Option<Located<NeededFile>>,
-    limits: Option<Located<Vec<Limit>>>,
-    rule_limits: Option<Located<Vec<Limit>>>,
-    cooldown: Option<PromDuration>,
-    breaker: Option<BreakerFile>,
-    steps: Located<Vec<Located<Step>>>,
-    verify: Option<Located<VerifyFile>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetFile {
-    filesystem: Option<String>,
-    unit: Option<String>,
-    container: Option<String>,
-    #[serde(default)]
-    allow: Vec<Located<Pattern>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NeededFile {
-    usage_above: Ratio,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BreakerFile {
-    after: u32,
-    hold: PromDuration,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VerifyFile {
-    usage_below: Option<Ratio>,
-    active_for: Option<PromDuration>,
-    not_failed_for: Option<PromDuration>,
-    healthy_for: Option<PromDuration>,
-    hold: Option<PromDuration>,
-    within: PromDuration,
 }
 
 /// Reads and checks a configuration file. Paths in it are relative to its folder.
@@ -271,16 +129,18 @@ impl Checker {
     fn server(&self, server: &Server) -> Result<(Vec<ListenAddress>, Vec<Secret>), ConfigError> {
         let mut listen = Vec::new();
         for address in &server.listen {
-            listen.push(address.value.parse::<ListenAddress>().map_err(|error| {
+            let parsed = address.value.parse::<ListenAddress>().map_err(|error| {
                 ConfigError::at(&self.origin, address, format!("`server.listen`: {error}"))
-            })?);
+            })?;
+            self.stays_here(server, address, &parsed)?;
+            listen.push(parsed);
         }
         if listen.is_empty() {
             listen.push(ListenAddress::Tcp("127.0.0.1:19848".to_owned()));
         }
         let mut tokens = Vec::new();
         for path in &server.bearer_token_files {
-            let token = Secret::from_file(&self.base.join(&path.value))?;
+            let token = self.secret("server.bearer_token_files", path)?;
             if token.expose().len() < TOKEN_MIN {
                 let message = format!(
                     "`server.bearer_token_files`: the token in {} is shorter than {TOKEN_MIN} characters: write a longer random one into it",
@@ -290,31 +150,53 @@ impl Checker {
             }
             tokens.push(token);
         }
-        match (server.auth, tokens.is_empty()) {
-            (Auth::Token, true) => Err(self.error(
+        match &server.auth {
+            Some(auth) if auth.value == Auth::None && !tokens.is_empty() => {
+                let message =
+                    "`server`: both `auth: none` and `bearer_token_files` are given: remove one of the two";
+                Err(ConfigError::at(&self.origin, auth, message))
+            }
+            Some(auth) if auth.value == Auth::None => Ok((listen, tokens)),
+            _ if tokens.is_empty() => Err(ConfigError::new(
+                &self.origin,
                 "`server`: nobody is authenticated: name files with tokens under `bearer_token_files`, or say `auth: none` on a loopback address",
             )),
-            (Auth::None, false) => Err(self.error(
-                "`server`: both `auth: none` and `bearer_token_files` are given: remove one of the two",
-            )),
-            (Auth::None, true) => match listen.iter().find(|address| !address.is_loopback()) {
-                Some(address) => Err(self.error(format!(
-                    "`server`: `auth: none` is for loopback and unix sockets only, and {address} is neither: name files with tokens under `bearer_token_files`"
-                ))),
-                None => Ok((listen, tokens)),
-            },
-            (Auth::Token, false) => match listen.iter().find(|address| !address.is_loopback()) {
-                Some(address) => Err(self.error(format!(
-                    "`server.listen`: {address} is not loopback, and a token must not cross a network in clear: listen on 127.0.0.1 behind a TLS proxy"
-                ))),
-                None => Ok((listen, tokens)),
-            },
+            _ => Ok((listen, tokens)),
         }
+    }
+
+    /// Refuses an address that leaves this machine: there is nothing yet that would protect what crosses a network.
+    fn stays_here(
+        &self,
+        server: &Server,
+        place: &Located<String>,
+        address: &ListenAddress,
+    ) -> Result<(), ConfigError> {
+        if address.is_loopback() {
+            return Ok(());
+        }
+        let open = server.auth.as_ref().is_some_and(|auth| auth.value == Auth::None);
+        let message = if open {
+            format!(
+                "`server.listen`: `auth: none` is for loopback and unix sockets only, and {address} is neither: name files with tokens under `bearer_token_files`, and listen on 127.0.0.1 behind a TLS proxy"
+            )
+        } else {
+            format!(
+                "`server.listen`: {address} is not loopback, and a token must not cross a network in clear: listen on 127.0.0.1 behind a TLS proxy"
+            )
+        };
+        Err(ConfigError::at(&self.origin, place, message))
+    }
+
+    /// The secret in a file that the configuration names.
+    fn secret(&self, key: &str, path: &Located<PathBuf>) -> Result<Secret, ConfigError> {
+        Secret::from_file(&self.base.join(&path.value))
+            .map_err(|error| ConfigError::at(&self.origin, path, format!("`{key}`: {error}")))
     }
 
     fn host_limits(&self, file: PolicyLimits) -> Result<HostLimits, ConfigError> {
         let or = |given: Option<Located<Vec<Limit>>>, name: &str, default: &[&str]| match given {
-            Some(limits) => self.windows(limits, &format!("policy.limits.{name}")),
+            Some(limits) => self.windows(limits, &format!("`policy.limits.{name}`")),
             None => Ok(read_limits(default)),
         };
         Ok(HostLimits {
@@ -334,7 +216,7 @@ impl Checker {
             return Ok(limits.value);
         }
         let message = format!(
-            "`{key}`: each window must be longer and allow no less than the one before: write them as 1/15m, 3/6h, 5/24h"
+            "{key}: each window must be longer and allow no less than the one before: write them as 1/15m, 3/6h, 5/24h"
         );
         Err(ConfigError::at(&self.origin, &limits, message))
     }
@@ -343,26 +225,33 @@ impl Checker {
         let WebhookTo { url, url_file, bearer_token_file, on } = &to.value;
         let url = match (url, url_file) {
             (Some(url), None) => Secret::new(url.clone()),
-            (None, Some(file)) => Secret::from_file(&self.base.join(file))?,
+            (None, Some(file)) => self.secret("notify.webhook.url_file", file)?,
             _ => {
-                let message = "`notify.webhook`: give one of `url` and `url_file`";
+                let message = "`notify.webhook`: give exactly one of `url` and `url_file`";
                 return Err(ConfigError::at(&self.origin, &to, message));
             }
         };
         if !reqwest::Url::parse(url.expose()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
-            let message = "`notify.webhook`: this is no http or https URL";
+            // Without the URL itself: it may hold a secret.
+            let message =
+                "`notify.webhook`: this is no http or https URL: write it as https://chat.example/hook";
             return Err(ConfigError::at(&self.origin, &to, message));
         }
-        let bearer_token =
-            bearer_token_file.as_ref().map(|file| Secret::from_file(&self.base.join(file))).transpose()?;
+        let bearer_token = bearer_token_file
+            .as_ref()
+            .map(|file| self.secret("notify.webhook.bearer_token_file", file))
+            .transpose()?;
         Ok(Receiver { url, bearer_token, on: on.clone() })
     }
 
     fn rule(&self, file: RuleFile, policy: &Policy, deny: &DenyList) -> Result<Rule, ConfigError> {
         let name = file.name.value.clone();
         let said = |message: String| format!("rule `{name}`: {message}");
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
-            let message = format!("`{name}` is no rule name: use letters, digits, - and _, as in disk-high");
+        if !is_rule_name(&name) {
+            let shown: String = name.chars().take(NAME_MAX).collect();
+            let message = format!(
+                "`{shown}` is no rule name: use at most {NAME_MAX} letters, digits, - and _, as in disk-high"
+            );
             return Err(ConfigError::at(&self.origin, &file.name, message));
         }
         let mode = file.mode.unwrap_or(policy.mode).min(policy.mode);
@@ -376,18 +265,20 @@ impl Checker {
             }
             None => USAGE_ABOVE,
         };
-        let restraint = Restraint {
-            cooldown: file.cooldown.map_or(Restraint::default().cooldown, |cooldown| cooldown.get()),
-            breaker_after: file.breaker.as_ref().map_or(Restraint::default().breaker_after, |b| b.after),
-            breaker_hold: file.breaker.as_ref().map_or(Restraint::default().breaker_hold, |b| b.hold.get()),
-            ..Restraint::default()
-        };
+        let mut restraint = Restraint::default();
+        if let Some(cooldown) = file.cooldown {
+            restraint.cooldown = cooldown.get();
+        }
+        if let Some(breaker) = &file.breaker {
+            (restraint.breaker_after, restraint.breaker_hold) = self.breaker(breaker, &said)?;
+        }
         let limits = match file.limits {
-            Some(limits) => self.windows(limits, "limits")?,
+            Some(limits) => self.windows(limits, &said("`limits`".to_owned()))?,
             None => read_limits(&["1/15m", "3/6h", "5/24h"]),
         };
-        let rule_limits =
-            file.rule_limits.map_or(Ok(Vec::new()), |limits| self.windows(limits, "rule_limits"))?;
+        let rule_limits = file
+            .rule_limits
+            .map_or(Ok(Vec::new()), |limits| self.windows(limits, &said("`rule_limits`".to_owned())))?;
         let verify = match &file.verify {
             Some(verify) => Some(self.verify(verify, selector.kind, usage_above, &said)?),
             None => None,
@@ -407,6 +298,21 @@ impl Checker {
         };
         self.whole(&rule, &file.name, &file.target, deny)?;
         Ok(rule)
+    }
+
+    fn breaker(
+        &self,
+        file: &BreakerFile,
+        said: &impl Fn(String) -> String,
+    ) -> Result<(u32, Duration), ConfigError> {
+        if file.after.value == 0 {
+            let message = said(
+                "`breaker.after: 0` would never stop what does not help: write 1 or more, the default is 2"
+                    .to_owned(),
+            );
+            return Err(ConfigError::at(&self.origin, &file.after, message));
+        }
+        Ok((file.after.value, file.hold.get()))
     }
 
     fn matchers(
@@ -471,14 +377,17 @@ impl Checker {
         ];
         let mut given = given.into_iter().flatten();
         let (Some((fits, done, hold_for)), None) = (given.next(), given.next()) else {
-            return wrong(
-                "`verify` needs exactly one of usage_below, active_for, not_failed_for and healthy_for",
-            );
+            return wrong(&format!(
+                "`verify` needs exactly one mark that says when it is well: {}",
+                example(kind)
+            ));
         };
         if fits != kind {
-            return wrong(
-                "`verify` is for another kind of target: usage_below is for filesystems, active_for and not_failed_for for units, healthy_for for containers",
-            );
+            return wrong(&format!(
+                "`verify` is for another kind of target: a {} needs {}",
+                kind.as_str(),
+                example(kind)
+            ));
         }
         if hold.is_some() && kind != Kind::Filesystem {
             return wrong(
@@ -486,7 +395,10 @@ impl Checker {
             );
         }
         if hold_for >= within.get() {
-            return wrong("`verify.within` must be longer than the time it must hold: raise it");
+            return wrong(&format!(
+                "`verify.within` must be longer than the {} it must hold: raise it",
+                PromDuration::new(hold_for)
+            ));
         }
         if let DoneWhen::UsageBelow(mark) = done
             && mark >= usage_above
@@ -514,9 +426,10 @@ impl Checker {
             let action = &step.value.0;
             if !action.fits(selector.kind) {
                 let message = said(format!(
-                    "step `{}` cannot be done about a {}",
+                    "step `{}` cannot be done about a {}: use one of {}",
                     action.name(),
-                    selector.kind.as_str()
+                    selector.kind.as_str(),
+                    actions::fitting(selector.kind).join(", ")
                 ));
                 return Err(ConfigError::at(&self.origin, step, message));
             }
@@ -544,9 +457,10 @@ impl Checker {
     ) -> Result<(), ConfigError> {
         let said = |message: &str| format!("rule `{}`: {message}", rule.name);
         if rule.class() > Class::S1 && rule.verify.is_none() {
-            let message = said(
-                "`verify` is missing: a rule that restarts or deletes must say how its effect is measured, as in verify: {active_for: 60s, within: 4m}",
-            );
+            let message = said(&format!(
+                "`verify` is missing: a rule that restarts or deletes must say how its effect is measured, as in verify: {}",
+                example(rule.selector.kind)
+            ));
             return Err(ConfigError::at(&self.origin, name, message));
         }
         for pattern in &target.value.allow {
@@ -565,9 +479,19 @@ impl Checker {
         }
         Ok(())
     }
+}
 
-    fn error(&self, message: impl Into<String>) -> ConfigError {
-        ConfigError::new(&self.origin, message)
+fn is_rule_name(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
+/// What `verify` looks like for a kind of target.
+fn example(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Filesystem => "{usage_below: 80%, within: 5m}",
+        Kind::Unit => "{active_for: 60s, within: 4m} or {not_failed_for: 60s, within: 4m}",
+        Kind::Container => "{healthy_for: 60s, within: 5m}",
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     observe::Host,
     policy::Mode,
     rules::{DoneWhen, Rule},
-    status::{open, whole},
+    status::whole,
     target::Target,
 };
 
@@ -107,7 +107,7 @@ pub async fn target(config: Config, rule: &str, name: &str, out: &mut impl Write
         Ok(target) => target,
         Err(no) => bail!("rule {} does not act on {name}: {}", rule.name, no.reason()),
     };
-    let reader = open(&config).ok();
+    let reader = Reader::open_if_any(&config.state_dir)?;
     describe(&config, rule, out)?;
     writeln!(out, "\nnow")?;
     now(&assessor, rule, &target, reader.as_ref(), out).await?;

@@ -111,7 +111,12 @@ impl FromStr for Limit {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("`{text}` is no limit: write most starts per window, such as 3/6h");
         let (count, window) = text.split_once('/').ok_or_else(bad)?;
-        let count = count.trim().parse().map_err(|_| bad())?;
+        let count: u32 = count.trim().parse().map_err(|_| bad())?;
+        if count == 0 {
+            return Err(format!(
+                "`{text}` would never admit a start: write 1 or more, or leave the rule in mode plan"
+            ));
+        }
         let window = window.trim().parse::<PromDuration>().map_err(|_| bad())?.get();
         if window.is_zero() {
             return Err(format!("`{text}` has an empty window: write a window above 0, such as 3/6h"));
@@ -209,6 +214,7 @@ mod tests {
         );
         assert!("1/0s".parse::<Limit>().unwrap_err().contains("empty window"));
         assert!("-1/5m".parse::<Limit>().is_err());
+        assert!("0/5m".parse::<Limit>().unwrap_err().contains("never admit"));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl<'a> Full<'a> {
 }
 
 /// Opens the state for reading.
-pub(crate) fn open(config: &Config) -> anyhow::Result<Reader> {
+fn open(config: &Config) -> anyhow::Result<Reader> {
     Reader::open(&config.state_dir).with_context(|| {
         format!(
             "cannot read the state in {}; has evenkeel-remediator been started with this state.dir?",

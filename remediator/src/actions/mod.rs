@@ -14,7 +14,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{
         DeserializeOwned, Error as _, MapAccess, Visitor,
-        value::{MapDeserializer, StrDeserializer},
+        value::{self, MapDeserializer, StrDeserializer},
     },
 };
 
@@ -41,6 +41,12 @@ pub const REPORT: &str = collect_report::NAME;
 /// A step that takes a report.
 pub fn report() -> Step {
     Step(Arc::new(collect_report::CollectReport::default()))
+}
+
+/// The names of the actions that can be done about such a thing.
+pub fn fitting(kind: Kind) -> Vec<&'static str> {
+    let fits = |name: &&str| parse::<value::Error>(name, NoParameters).is_ok_and(|step| step.0.fits(kind));
+    NAMES.into_iter().filter(fits).collect()
 }
 
 /// The action of this name with its parameters.

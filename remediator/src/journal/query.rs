@@ -44,6 +44,19 @@ impl Reader {
         Self::open_file(&dir.join(FILE))
     }
 
+    /// The state in `dir`, if there is any yet.
+    ///
+    /// # Errors
+    /// When there is one and it cannot be read.
+    pub fn open_if_any(dir: &Path) -> Result<Option<Self>, Error> {
+        let path = dir.join(FILE);
+        match path.try_exists() {
+            Ok(false) => Ok(None),
+            Ok(true) => Self::open_file(&path).map(Some),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    }
+
     pub(super) fn open_file(path: &Path) -> Result<Self, Error> {
         Ok(Self { db: schema::open_read_only(path)? })
     }

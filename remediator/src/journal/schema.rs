@@ -78,11 +78,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found > VERSION {
-        return Err(Error::Newer { path: path.to_owned(), found, known: VERSION });
-    }
-    if found == 0 {
+    if version(path, &connection)? == 0 {
         let transaction = connection.transaction()?;
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
@@ -98,5 +94,15 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, Error> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    version(path, &connection)?;
     Ok(connection)
+}
+
+/// The file's version; one that is not known here is refused.
+fn version(path: &Path, connection: &Connection) -> Result<i64, Error> {
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > VERSION {
+        return Err(Error::Newer { path: path.to_owned(), found, known: VERSION });
+    }
+    Ok(found)
 }
