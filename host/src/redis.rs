@@ -107,6 +107,17 @@ pub struct Probe {
     pub info: Option<Info>,
 }
 
+impl Probe {
+    /// A probe that came to nothing.
+    pub fn failed(failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::unmade() }
+    }
+
+    fn unmade() -> Self {
+        Self { up: false, ready: false, failure: None, connect: None, ping: None, info: None }
+    }
+}
+
 /// Where the way to a Redis breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
@@ -184,7 +195,7 @@ impl Info {
 
 /// Walks the whole way once, without any retry, and comes back within `budget`.
 pub async fn probe(target: &Target, budget: Duration) -> Probe {
-    let mut seen = Probe { up: false, ready: false, failure: None, connect: None, ping: None, info: None };
+    let mut seen = Probe::unmade();
     if let Err(failure) = walk(target, Instant::now() + budget, &mut seen).await {
         seen.failure = Some(failure);
     }

@@ -151,6 +151,7 @@ impl Collector for DockerDisk {
 
 /// One question at a time, each on a connection of its own.
 async fn ask_for_ever(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
+    let mut is_failing = false;
     loop {
         let next = lock(&ledger).next();
         let Some(next) = next else { return };
@@ -168,11 +169,14 @@ async fn ask_for_ever(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
                 Asked { objects: Object::ALL.to_vec(), whole: true, took: Duration::ZERO, result: Err(error) }
             }
         };
+        // Said once: until it works again the look fails, or the last success grows old.
         if let Err(error) = &asked.result
+            && !is_failing
             && docker.socket_exists()
         {
             tracing::warn!(%error, "no disk usage from the Docker engine");
         }
+        is_failing = asked.result.is_err();
         lock(&ledger).learn(&asked, Instant::now());
     }
 }

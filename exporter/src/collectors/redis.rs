@@ -101,6 +101,8 @@ pub struct RedisCollector {
 struct Instance {
     target: Target,
     password_file: Option<PathBuf>,
+    /// Said once in the log, not at each probe.
+    is_password_missing: AtomicBool,
 }
 
 impl RedisCollector {
@@ -108,14 +110,11 @@ impl RedisCollector {
     pub fn new(configured: &[Config]) -> Self {
         let is_default = configured.is_empty();
         let instances = if is_default {
-            let target =
-                Target { name: "local".into(), url: "redis://127.0.0.1:6379".into(), ..Target::default() };
-            vec![Instance { target, password_file: None }]
+            let (name, url) = ("local".into(), "redis://127.0.0.1:6379".into());
+            vec![Instance::new(Target { name, url, ..Target::default() }, None)]
         } else {
             let path = |config: &Config| config.password_file.as_ref().map(|path| path.value.clone());
-            let instance =
-                |config: &Config| Instance { target: config.target(), password_file: path(config) };
-            configured.iter().map(instance).collect()
+            configured.iter().map(|config| Instance::new(config.target(), path(config))).collect()
         };
         Self { instances, is_default, was_seen: AtomicBool::new(false) }
     }
@@ -131,13 +130,26 @@ impl RedisCollector {
 }
 
 impl Instance {
+    fn new(target: Target, password_file: Option<PathBuf>) -> Self {
+        Self { target, password_file, is_password_missing: AtomicBool::new(false) }
+    }
+
     async fn probe(&self, deadline: Instant) -> (&str, Probe) {
         let mut target = self.target.clone();
         if let Some(path) = &self.password_file {
-            match Secret::from_file(path) {
+            let password = Secret::from_file(path);
+            let is_missing = password.is_err();
+            match password {
                 Ok(password) => target.password = Some(password),
-                // Without it the server refuses, and that is what is published.
-                Err(error) => tracing::warn!(redis = target.name, %error, "no password"),
+                Err(error) if !self.is_password_missing.load(Ordering::Relaxed) => {
+                    tracing::warn!(redis = target.name, %error, "no password");
+                }
+                Err(_) => {}
+            }
+            self.is_password_missing.store(is_missing, Ordering::Relaxed);
+            if is_missing {
+                // Without it a server that wants none would look well, and it is not the one that was meant.
+                return (&self.target.name, Probe::failed(Failure::Auth));
             }
         }
         let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(RESERVE);
@@ -322,10 +334,6 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn down(failure: Failure) -> Probe {
-        Probe { up: false, ready: false, failure: Some(failure), connect: None, ping: None, info: None }
-    }
-
     fn told(info: &str) -> Probe {
         let (connect, ping) = (Some(Duration::from_millis(1500)), Some(Duration::from_millis(250)));
         Probe { up: true, ready: true, failure: None, connect, ping, info: Some(Info::parse(info)) }
@@ -346,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_redis_that_is_down_says_why() {
-        let probes = [("a", down(Failure::Dns)), ("b", down(Failure::Auth))];
+        let probes = [("a", Probe::failed(Failure::Dns)), ("b", Probe::failed(Failure::Auth))];
         assert_eq!(
             lines(&probes),
             ["redis_probe_failure{redis=a,reason=dns} 1", "redis_probe_failure{redis=b,reason=auth} 1"]
@@ -413,6 +421,14 @@ mod tests {
         let text = format!("redis: [{{name: a, url: 'redis://h', username: u, password_file: {path}}}]");
         let config = config::Config::parse("c.yml", &text).expect("good");
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn a_password_that_went_away_is_auth() {
+        let instance =
+            Instance::new(Target { name: "a".into(), ..Target::default() }, Some("/nonexistent".into()));
+        let (_, seen) = instance.probe(Instant::now() + Duration::from_secs(5)).await;
+        assert_eq!((seen.up, seen.failure), (false, Some(Failure::Auth)));
     }
 
     #[tokio::test]
