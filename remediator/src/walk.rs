@@ -17,7 +17,7 @@ use crate::{
     notify::Notice,
     observe::{self, Observation},
     outcome::Outcome,
-    policy::Mode,
+    policy::{Class, Mode},
     rules::Rule,
     target::Kind,
     verify::{Verdict, Verification},
@@ -136,7 +136,10 @@ impl Walker {
                 let outcome = Outcome::Unknown;
                 self.end(remediation, Some(rule), &way, outcome, stop.reason, &stop.detail, stop.seen).await
             }
-            Ok(sight) if rule.mode == Mode::Plan && !way.acted => self.plan(remediation, rule, &sight).await,
+            // A rule that only observes does so in every mode.
+            Ok(sight) if rule.mode == Mode::Plan && rule.acts() && !way.acted => {
+                self.plan(remediation, rule, &sight).await
+            }
             Ok(sight) => self.ladder(remediation, rule, sight, position, way).await,
         }
     }
@@ -192,6 +195,14 @@ impl Walker {
         if remediation.before.is_none() {
             self.journal.set_before(remediation.id, sight.seen.clone()).await?;
         }
+        // What only observes is limited too: a flapping alert must not flood whoever is told.
+        if !rule.acts()
+            && position == 0
+            && let Admission::Refused(refusal) =
+                self.reserve(remediation.id, rule, None, &sight, true).await?
+        {
+            return self.refused(remediation, rule, refusal, &sight.seen).await;
+        }
         for (position, step) in rule.steps.iter().enumerate().skip(position) {
             let job = self.assessor.job(remediation.id, rule, &sight);
             if let Check::Skip(reason, detail) = self.assessor.judge(step, &job).await {
@@ -214,7 +225,7 @@ impl Walker {
                 continue;
             }
             let reserved =
-                match self.reserve(remediation.id, rule, position, step, &sight, !way.acted).await? {
+                match self.reserve(remediation.id, rule, Some((position, step)), &sight, !way.acted).await? {
                     Admission::Admitted(reserved) => reserved,
                     Admission::Refused(refusal) if way.acted => {
                         way.skipped(step, refusal.reason, &refusal.detail);
@@ -268,17 +279,17 @@ impl Walker {
         &self,
         id: i64,
         rule: &Rule,
-        position: usize,
-        step: &Step,
+        step: Option<(usize, &Step)>,
         sight: &Sight,
         first: bool,
     ) -> Result<Admission, Error> {
+        let class = step.map_or(Class::S0, |(_, step)| step.0.class());
         let admission = self
             .journal
             .reserve(Request {
                 id,
-                step: record(position, step, &sight.target, StepState::Reserved),
-                budgets: self.assessor.scopes(rule, &sight.target, step.0.class(), first),
+                step: step.map(|(position, step)| record(position, step, &sight.target, StepState::Reserved)),
+                budgets: self.assessor.scopes(rule, &sight.target, class, first),
                 restraint: first.then_some(rule.restraint),
                 now: self.clock.now(),
             })

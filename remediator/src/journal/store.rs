@@ -210,8 +210,8 @@ pub struct StepRecord {
 pub struct Request {
     /// The remediation.
     pub id: i64,
-    /// The step, as it will be recorded.
-    pub step: StepRecord,
+    /// The step, as it will be recorded; none when the walk itself is what counts, for rules that only observe.
+    pub step: Option<StepRecord>,
     /// Every scope it counts in, with the windows.
     pub budgets: Vec<(Scope, Vec<Limit>)>,
     /// Cooldown and breaker, when this is the remediation's first acting step.
@@ -223,7 +223,7 @@ pub struct Request {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is counted and reserved; this is the step's number.
+    /// It is counted and reserved; this is the step's number, 0 without a step.
     Admitted(i64),
     /// It is not.
     Refused(Refusal),
@@ -494,18 +494,23 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
     if let Err(refusal) = admission::limits(&budgets, &request.now) {
         return Ok(Admission::Refused(refusal));
     }
-    let step = insert_step(db, request.id, &request.step)?;
+    let step = match &request.step {
+        Some(record) => insert_step(db, request.id, record)?,
+        None => 0,
+    };
     for (scope, _) in &request.budgets {
         db.execute(
             "INSERT INTO start (scope, step, moment) VALUES (?1, ?2, ?3)",
             params![scope.key(), step, json(&request.now)?],
         )?;
     }
-    db.execute(
-        "UPDATE remediation SET phase = 'reserved', step = ?2 WHERE id = ?1",
-        params![request.id, integer(request.step.position)],
-    )?;
-    event(db, request.id, request.now.wall_ms, "reserved", &request.step.action)?;
+    if let Some(record) = &request.step {
+        db.execute(
+            "UPDATE remediation SET phase = 'reserved', step = ?2 WHERE id = ?1",
+            params![request.id, integer(record.position)],
+        )?;
+        event(db, request.id, request.now.wall_ms, "reserved", &record.action)?;
+    }
     Ok(Admission::Admitted(step))
 }
 
