@@ -5,26 +5,10 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{
     Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, builder::PossibleValuesParser,
 };
-use evenkeel_host::{log, web::ListenAddress};
+use evenkeel_host::{build, log, web::ListenAddress};
 use regex::Regex;
 
 use crate::collectors::systemd::UnitFilter;
-
-/// What every release says about itself; the build sets the variables (see Makefile).
-pub mod build {
-    /// The version of the package.
-    pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-    /// The commit it was built from.
-    pub const REVISION: &str = match option_env!("EVENKEEL_REVISION") {
-        Some(revision) => revision,
-        None => "unknown",
-    };
-    /// The compiler it was built with.
-    pub const RUSTC: &str = match option_env!("EVENKEEL_RUSTC") {
-        Some(version) => version,
-        None => "unknown",
-    };
-}
 
 /// The flags, checked.
 #[derive(Debug)]
@@ -57,7 +41,7 @@ impl Arguments {
         collectors: &[&'static str],
     ) -> Result<Self, clap::Error> {
         let command = Flags::command()
-            .version(format!("{} (revision {}, rustc {})", build::VERSION, build::REVISION, build::RUSTC))
+            .version(build::line())
             .args(collectors.iter().flat_map(|name| collector_flags(name)));
         let matches = command.try_get_matches_from(arguments)?;
         let flags = Flags::from_arg_matches(&matches)?;

@@ -2,7 +2,9 @@
 
 use std::{fmt::Write, time::SystemTime};
 
-use crate::{cli::build, scrape::Status};
+use evenkeel_host::build;
+
+use crate::scrape::Status;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
 table{border-collapse:collapse}td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}\

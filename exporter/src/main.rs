@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::Context;
 use evenkeel_exporter::{
-    cli::{Arguments, build},
+    cli::Arguments,
     collectors,
     config::{Config, Options},
 };
-use evenkeel_host::{log, web::Listener};
+use evenkeel_host::{build, log, web::Listener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use evenkeel_host::{
+    build,
     metrics::{self, Family, Snapshot},
     web::exposition::Exposition,
 };
@@ -23,7 +24,7 @@ pub use self::{
     slot::{Ending, Last, Sighting, Status},
 };
 use self::{flight::Flight, slot::Slot};
-use crate::{cli::build, collectors::Collector};
+use crate::collectors::Collector;
 
 /// The collectors and what is remembered of them between scrapes.
 pub struct Scraper {

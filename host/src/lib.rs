@@ -3,6 +3,7 @@
 //! Both binaries see the host through this crate, so the remediator verifies a repair with the same eyes that
 //! raised the alert. What they share besides is here too: the HTTP server, strict config loading, metrics as values.
 
+pub mod build;
 pub mod config;
 pub mod docker;
 pub mod filesystem;

@@ -5,6 +5,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand, error::ErrorKind};
 use evenkeel_host::{
+    build,
     config::ConfigError,
     log::{self, Format},
     web::Listener,
@@ -23,7 +24,7 @@ const USAGE: u8 = 64;
 #[derive(Debug, Parser)]
 #[command(
     name = "evenkeel-remediator",
-    version,
+    version = build::line(),
     about = "Repairs what is safe to repair when Alertmanager says so, and proves that it helped"
 )]
 struct Cli {

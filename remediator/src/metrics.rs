@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_host::metrics::{Family as Values, Snapshot, process};
+use evenkeel_host::{
+    build,
+    metrics::{Family as Values, Snapshot, process},
+};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
@@ -256,11 +259,8 @@ pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<S
             "Age of the oldest of them, 0 when there is none",
         )
         .with(&[], age),
-        Values::gauge("evenkeel_remediator_build_info", "What this binary is; always 1").with(
-            &[
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("revision", option_env!("EVENKEEL_REVISION").unwrap_or("unknown")),
-            ],
+        Values::gauge("evenkeel_remediator_build_info", "What this remediator was built from").with(
+            &[("version", build::VERSION), ("revision", build::REVISION), ("rustc", build::RUSTC)],
             1.0,
         ),
     ];

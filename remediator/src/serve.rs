@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use evenkeel_host::web::{self, Limits, Listener};
+use evenkeel_host::{
+    build,
+    web::{self, Limits, Listener},
+};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -76,7 +79,7 @@ fn greet(config: &Config) {
         mode = config.mode.as_str(),
         deletion = config.deletion.as_str(),
         state = %config.state_dir.display(),
-        version = env!("CARGO_PKG_VERSION"),
+        version = build::VERSION,
         "evenkeel-remediator starts"
     );
     if config.rules.iter().all(|rule| rule.mode == Mode::Plan) {
