@@ -17,6 +17,9 @@ use crate::{
 
 pub(super) const NAME: &str = "unit_restart";
 
+/// systemd's answer to a client that asks for its signals a second time (src/libsystemd/sd-bus/bus-common-errors.h).
+const ALREADY_SUBSCRIBED: &str = "org.freedesktop.systemd1.AlreadySubscribed";
+
 /// Parameters.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -130,7 +133,11 @@ impl UnitRestart {
 /// Asks for the restart and waits for its end. The signals are subscribed to before the call, so that a job which
 /// ends at once is not missed.
 async fn restart(manager: &ManagerProxy<'_>, unit: &str, reset_failed: ResetFailed) -> Result<Done, Failure> {
-    manager.subscribe().await.map_err(|error| Failure::Refused(error.to_string()))?;
+    match manager.subscribe().await {
+        // The connection is kept, and an earlier restart has subscribed it.
+        Err(zbus::Error::MethodError(name, ..)) if name.as_str() == ALREADY_SUBSCRIBED => {}
+        other => other.map_err(|error| Failure::Refused(error.to_string()))?,
+    }
     let mut removed =
         manager.receive_job_removed().await.map_err(|error| Failure::Refused(error.to_string()))?;
     if reset_failed == ResetFailed::Once {
