@@ -325,22 +325,72 @@ image() { # image RELEASE: a minimal tree with systemd and a bus, as one tar fil
 
 build_tools() {
     if ! have cc || ! have make; then install cc gcc libc6-dev make; fi
-    [ -x "$bin/cargo" ] && PATH=$bin:$PATH
-    local wanted
+    local wanted rustup own toolchain program
+    local programs='cargo rustc rustdoc cargo-clippy clippy-driver cargo-fmt rustfmt'
     wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
-    # rustup's cargo fetches the pinned toolchain by itself when it is first called here.
-    if have cargo && (cd "$repo" && cargo --version 2>>"$log") | at_least "$wanted"; then return; fi
-    have rustup || [ -n "$(known rustup)" ] || refresh_lists
-    if have rustup || [ -n "$(known rustup)" ]; then
-        have rustup || install "cargo $wanted" rustup
-        (cd "$repo" && rustup toolchain install "$wanted" --profile minimal --component rustfmt,clippy >>"$log" 2>&1) ||
-            fail "rustup cannot fetch Rust $wanted (see $log)"
-        return
+    # What an earlier run chose is not the machine's own.
+    PATH=:$PATH:
+    PATH=${PATH//":$bin:"/:}
+    for program in $programs; do rm -f "$bin/$program"; done
+    if builds "$wanted" cargo; then return; fi
+    rustup=$(command -v rustup || true)
+    if [ -z "$rustup" ] && [ -n "${SUDO_USER:-}" ]; then
+        # sudo hides what its caller has.
+        own=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        if [ -x "$own/.cargo/bin/rustup" ]; then
+            rustup=$own/.cargo/bin/rustup
+            export RUSTUP_HOME=$own/.rustup
+        fi
     fi
-    fail "Rust $wanted or newer is needed and this release has no rustup package: install rustup (https://rustup.rs), then run this again"
+    if [ -z "$rustup" ]; then
+        [ -n "$(known rustup)" ] || refresh_lists
+        [ -n "$(known rustup)" ] ||
+            fail "Rust $wanted or newer is needed and this release has no rustup package: install rustup (https://rustup.rs), then run this again"
+        install "Rust $wanted" rustup
+        rustup=$(command -v rustup) || fail "the package rustup has no rustup"
+    fi
+    if ! toolchain=$(installed_toolchain "$wanted"); then
+        echo "fetching Rust $wanted"
+        "$rustup" toolchain install "$wanted" --profile minimal --component rustfmt,clippy >>"$log" 2>&1 ||
+            fail "rustup cannot fetch Rust $wanted (see $log)"
+        toolchain=$wanted
+    fi
+    # The programs themselves: rustup's stand-ins would ask for the pinned name again.
+    for program in $programs; do
+        ln -sfn "$("$rustup" which --toolchain "$toolchain" "$program")" "$bin/$program"
+    done
 }
 
-at_least() { # reads "cargo 1.95.0 (…)"
+# Whether a cargo is new enough and has what a check of this repository needs.
+builds() { # builds VERSION CARGO...
+    local wanted=$1 part
+    shift
+    (
+        cd "$repo" || exit
+        # rustup's cargo would fetch the pinned toolchain without a word.
+        export RUSTUP_AUTO_INSTALL=0
+        "$@" --version 2>>"$log" | at_least "$wanted" || exit
+        for part in clippy fmt; do "$@" "$part" --version >>"$log" 2>&1 || exit; done
+    )
+}
+
+# A toolchain of rustup that is there already under another name, such as `stable`: the pinned version,
+# or else a newer one.
+installed_toolchain() { # installed_toolchain VERSION
+    local wanted=$1 name version newer=''
+    while read -r name _; do
+        builds "$wanted" "$rustup" run "$name" cargo || continue
+        version=$("$rustup" run "$name" cargo --version | cut -d' ' -f2)
+        if [ "$version" = "$wanted" ]; then
+            echo "$name"
+            return
+        fi
+        case $version in *-*) ;; *) newer=$name ;; esac
+    done < <("$rustup" toolchain list 2>>"$log")
+    [ -n "$newer" ] && echo "$newer"
+}
+
+at_least() { # at_least VERSION: reads "cargo 1.95.0 (…)"
     local version
     read -r _ version _ || return 1
     [ "$(printf '%s\n%s\n' "$1" "$version" | sort -V | head -n1)" = "$1" ]

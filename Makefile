@@ -1,0 +1,103 @@
+# What can be done here: `make help`. Everything it makes or fetches lies in target/ and .run/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# What tests/fetch-tools.sh has put there comes before what the machine has.
+export PATH := $(CURDIR)/.run/tools/bin:$(PATH)
+
+# What the binaries say they were built from and with. The same for every target: another value would
+# build the crates that hold it again.
+revision := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+cargo = EVENKEEL_REVISION='$(or $(revision),unknown)' EVENKEEL_RUSTC="$$(rustc --version | cut -d' ' -f2)" cargo
+
+lab := target/debug/evenkeel-lab
+
+##@ Use
+
+.PHONY: up
+up: ## watch this host: exporter, remediator in plan mode, Prometheus, Alertmanager; Ctrl-C ends it
+	@$(call need_root,up)
+	@tests/fetch-tools.sh build
+	@$(call build_binaries)
+	@exec $(lab) up
+
+.PHONY: demo
+demo: ## break a lab host's disk, service and container, and watch them heal (3 minutes)
+	@$(call need_root,demo)
+	@tests/fetch-tools.sh build
+	@tests/fetch-tools.sh lab
+	@$(call build_binaries)
+	@exec $(lab) demo
+
+##@ Test
+
+.PHONY: test
+test: ## everything, on real systemd, Docker, Redis, Prometheus and Alertmanager
+	@$(call need_root,test)
+	@tests/all.sh
+
+.PHONY: check
+check: toolchain format clippy unit ## what needs neither root nor Docker: format, clippy, unit tests
+
+##@ The parts of `make test`
+
+.PHONY: tools
+tools: toolchain ## fetch what the lab starts, into .run/tools
+	tests/fetch-tools.sh lab
+
+.PHONY: build
+build: ## build the binaries and the tests
+	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
+
+.PHONY: format
+format: ## is everything formatted
+	cargo fmt --all -- --check
+
+.PHONY: clippy
+clippy: ## no warnings
+	$(cargo) clippy --workspace --all-targets --features evenkeel-tests/lab -- --deny warnings
+
+# With the lab's feature, so that nothing is built twice; its tests are a part of their own.
+.PHONY: unit
+unit: ## unit and in-process tests: neither root nor Docker
+	if cargo nextest --version >/dev/null 2>&1; then \
+		$(cargo) nextest run --workspace --features evenkeel-tests/lab --filterset 'not binary(=lab)' --no-fail-fast; \
+	else \
+		$(cargo) test --workspace --no-fail-fast; \
+	fi
+
+.PHONY: alerts
+alerts: ## promtool and amtool on rules, their tests, configurations and routes
+	alerts/check.sh
+
+# The exporter and the remediator are started by their own names, so they are built first.
+.PHONY: lab-test
+lab-test: ## the lab's tests only; ARGS='NAME' for some of them
+	@$(call need_root,lab-test)
+	$(cargo) build --workspace --bins --features evenkeel-tests/lab
+	$(cargo) test --package evenkeel-tests --features lab --test lab -- $(ARGS)
+
+##@ The rest
+
+.PHONY: toolchain
+toolchain: ## a C compiler and the pinned Rust toolchain
+	@tests/fetch-tools.sh build
+
+.PHONY: clean
+clean: ## remove what was built, fetched and kept
+	rm -rf --one-file-system -- '$(CURDIR)/target' '$(CURDIR)/.run'
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- what the targets above have in common ------------------------------------------------------------
+
+need_root = [ "$$(id -u)" = 0 ] || { echo "make $(1) mounts disks and starts daemons of its own, which needs root: sudo make $(1)" >&2; exit 1; }
+build_binaries = echo "building evenkeel (the first time it takes some minutes)"; \
+	$(cargo) build --quiet --workspace --bins --features evenkeel-tests/lab
