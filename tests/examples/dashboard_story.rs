@@ -280,7 +280,8 @@ fn redis(story: &mut Story) {
                 (!away(t)).then(|| base * (1.2 + (t / 7.0).sin() * 0.2 + f64::from(u8::from(loads(t))) * 6.0))
             });
         }
-        story.series("gauge", "redis_memory_used_bytes", &labels, |t| (!away(t)).then(|| 310e6 + t * 0.2e6));
+        story
+            .series("gauge", "redis_memory_used_bytes", &labels, |t| (!away(t)).then_some(310e6 + t * 0.2e6));
         story.series("gauge", "redis_memory_max_bytes", &labels, |t| (!away(t)).then_some(1e9));
         story.series("gauge", "redis_connected_clients", &labels, |t| {
             (!away(t)).then(|| 24.0 + (t / 30.0).floor())
