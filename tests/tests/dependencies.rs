@@ -35,6 +35,7 @@ const TWICE: &[(&str, &str)] = &[
     ("base64", "bollard still takes 0.22"),
     ("getrandom", "ring still takes 0.2"),
     ("syn", "derive macros move at their own pace"),
+    ("unicode-width", "the parser under promql-parser, in tests only, still takes 0.1"),
 ];
 
 fn cargo(arguments: &[&str]) -> Vec<u8> {
