@@ -39,6 +39,8 @@ pub struct State {
     pub system_state: String,
     /// `UnitsLoadTimestampMonotonic`.
     pub units_loaded: u64,
+    /// The id of its machine.
+    pub machine_id: String,
     /// How it answers.
     pub mood: Mood,
     /// Members and properties asked for since the start, counted.
@@ -262,7 +264,7 @@ async fn serve(mut messages: MessageStream, state: Arc<Mutex<State>>) {
 
 /// What one call is answered with.
 enum Answer {
-    Name(&'static str),
+    Text(String),
     Rows(Vec<Row>),
     Path(ObjectPath<'static>),
     Property(OwnedVariant),
@@ -280,7 +282,7 @@ async fn answer(connection: &Connection, message: &Message, state: &Mutex<State>
     let header = message.header();
     let sent = match answer {
         Answer::Nothing => return Some(()),
-        Answer::Name(name) => connection.reply(&header, &name).await,
+        Answer::Text(text) => connection.reply(&header, &text).await,
         Answer::Rows(rows) => connection.reply(&header, &rows).await,
         Answer::Path(path) => connection.reply(&header, &path).await,
         Answer::Property(value) => connection.reply(&header, &value).await,
@@ -294,7 +296,7 @@ fn decide(message: &Message, state: &mut State) -> Option<Answer> {
     let header = message.header();
     let member = header.member().map(|member| member.as_str().to_owned()).unwrap_or_default();
     if member == "Hello" {
-        return Some(Answer::Name(":1.7"));
+        return Some(Answer::Text(":1.7".to_owned()));
     }
     let property = if member == "Get" {
         message.body().deserialize::<(String, String)>().ok()?.1
@@ -328,6 +330,7 @@ fn decide(message: &Message, state: &mut State) -> Option<Answer> {
             Answer::Path(path_of(&name))
         }
         "Get" => read(state, &path, &property),
+        "GetMachineId" => Answer::Text(state.machine_id.clone()),
         _ => Answer::Error("org.freedesktop.DBus.Error.UnknownMethod"),
     })
 }

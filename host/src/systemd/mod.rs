@@ -9,6 +9,7 @@
 mod bus;
 #[cfg(any(test, feature = "fake-systemd"))]
 pub mod fake;
+mod files;
 mod name;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,12 @@ use zbus::{ObjectPath, OwnedObjectPath};
 
 use bus::Bus;
 pub use bus::Error;
+pub use files::{machine_id, unit_files};
 pub use name::is_unit_name;
 
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const PEER: &str = "org.freedesktop.DBus.Peer";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 
@@ -227,6 +230,15 @@ impl Systemd {
         let (version, system_state) =
             join!(self.bus.get(&path, MANAGER, "Version"), self.bus.get(&path, MANAGER, "SystemState"));
         Ok(Manager { version: version?, system_state: system_state? })
+    }
+
+    /// The machine id of the host that this systemd runs, which need not be the one whose files we see.
+    ///
+    /// # Errors
+    /// When systemd does not answer, or has no machine id.
+    pub async fn machine_id(&self) -> Result<String, Error> {
+        let message = self.bus.call(&manager_path(), PEER, "GetMachineId", &()).await?;
+        bus::body("GetMachineId", &message)
     }
 
     /// When systemd last read all unit files (its start, a daemon-reload), in microseconds of the monotonic clock.

@@ -154,7 +154,7 @@ mod tests {
             job_id: 0,
             path: Default::default(),
         };
-        Seen { unit, is_watched: false, may_be_missing: false, details }
+        Seen { unit, is_watched: false, may_be_missing: false, is_in_memory: true, details }
     }
 
     fn picture(units: Vec<Seen>) -> Picture {

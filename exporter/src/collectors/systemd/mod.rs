@@ -7,10 +7,14 @@ mod families;
 mod pattern;
 mod picture;
 mod read;
+mod resting;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use evenkeel_host::{metrics::Family, systemd::Systemd};
 use futures_util::future::BoxFuture;
@@ -66,12 +70,13 @@ impl SystemdCollector {
     /// The collector for this host's systemd. It connects at the first look.
     pub fn new(config: &Config, filter: &UnitFilter) -> Self {
         let is_expected = !config.watch.is_empty() || std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some();
-        Self::over(Systemd::system(), is_expected, config, filter)
+        Self::over(Systemd::system(), Path::new("/"), is_expected, config, filter)
     }
 
-    fn over(source: Systemd, is_expected: bool, config: &Config, filter: &UnitFilter) -> Self {
+    /// `root` is where the host's files are.
+    fn over(source: Systemd, root: &Path, is_expected: bool, config: &Config, filter: &UnitFilter) -> Self {
         Self {
-            reader: Reader::new(source.clone()),
+            reader: Reader::new(source.clone(), root),
             selection: Selection::new(config.clone(), filter.clone()),
             source,
             is_expected,

@@ -1,6 +1,9 @@
 //! What one look saw, and which units deserve to be seen. Nothing here asks systemd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use evenkeel_host::systemd::{Details, Manager, Unit};
 
@@ -29,6 +32,8 @@ pub struct Seen {
     pub is_watched: bool,
     /// It may be missing.
     pub may_be_missing: bool,
+    /// systemd has it in memory. What nothing needs it forgets, its times and counters with it.
+    pub is_in_memory: bool,
     /// What the list does not tell; `None` where nobody asked, or the unit was gone when asked.
     pub details: Option<Details>,
 }
@@ -59,25 +64,37 @@ impl Selection {
         self.config.watch.is_empty()
     }
 
-    /// Watched units that the list lacks, by name. A unit that nothing needs is not in systemd's memory, one that does
-    /// not exist never is: both are asked for by name.
-    pub(super) fn missing(&self, listed: &[Unit]) -> Vec<String> {
-        let names: BTreeSet<&str> = listed.iter().map(|unit| unit.name.as_str()).collect();
-        let literals = self.config.watch.iter().filter_map(|pattern| pattern.literal());
-        // A template is no unit: asking for one fails.
-        literals.filter(|name| !names.contains(name) && !name.contains("@.")).map(str::to_owned).collect()
+    /// Whether it takes the unit files to say which units are watched.
+    pub(super) fn needs_files(&self) -> bool {
+        self.is_by_file() || self.config.watch.iter().any(|pattern| pattern.literal().is_none())
     }
 
-    /// The units worth publishing, without details.
-    pub(super) fn choose(&self, listed: Vec<Unit>, files: &Files) -> Vec<Seen> {
+    /// Units to ask for by name where the list lacks them: systemd has only those in memory that something needs, and a
+    /// stopped unit is no less watched for that. `files` are the unit files of the host, by name.
+    pub(super) fn candidates(&self, files: &BTreeMap<String, PathBuf>) -> BTreeSet<String> {
+        if self.is_by_file() {
+            let local = files.iter().filter(|(_, path)| path.starts_with(LOCAL_UNITS));
+            return local.map(|(name, _)| name.clone()).collect();
+        }
+        let meant = |name: &&String| self.config.watch.iter().any(|pattern| pattern.matches(name));
+        let literals = self.config.watch.iter().filter_map(|pattern| pattern.literal());
+        // A template is no unit: asking for one fails.
+        let literals = literals.filter(|name| !name.contains("@.")).map(str::to_owned);
+        literals.chain(files.keys().filter(meant).cloned()).collect()
+    }
+
+    /// The units worth publishing, without details: of those in the list, and of those that were asked for by name.
+    pub(super) fn choose(&self, listed: Vec<Unit>, asked_for: Vec<Unit>, files: &Files) -> Vec<Seen> {
         let wanted = wanted(files);
+        let listed = listed.into_iter().map(|unit| (unit, true));
+        let asked_for = asked_for.into_iter().map(|unit| (unit, false));
         let mut seen = Vec::new();
-        for unit in listed {
+        for (unit, is_in_memory) in listed.chain(asked_for) {
             let is_watched = self.is_watched(&unit.name, files, &wanted);
-            if self.is_published(&unit, is_watched) {
+            if (is_watched || is_in_memory) && self.is_published(&unit, is_watched) {
                 let may_be_missing =
                     self.config.not_found_ok.iter().any(|pattern| pattern.matches(&unit.name));
-                seen.push(Seen { unit, is_watched, may_be_missing, details: None });
+                seen.push(Seen { unit, is_watched, may_be_missing, is_in_memory, details: None });
             }
         }
         seen
@@ -140,7 +157,7 @@ impl Seen {
 
     /// Whether there is more to know than the list tells.
     pub(super) fn has_details(&self) -> bool {
-        self.unit.load_state == "loaded" || self.unit.active_state != "inactive"
+        self.is_in_memory && (self.unit.load_state == "loaded" || self.unit.active_state != "inactive")
     }
 }
 
@@ -199,7 +216,7 @@ mod tests {
             files.paths.insert(name.into(), path.into());
         }
         files.pulled_in.insert("app.target".into(), vec!["app-a.service".into(), "app-gone.service".into()]);
-        let seen = selection(&[], &[], UnitFilter::default()).choose(host(), &files);
+        let seen = selection(&[], &[], UnitFilter::default()).choose(host(), vec![], &files);
         assert_eq!(names(&seen, |seen| seen.is_watched), ["app.target", "app-a.service", "app-gone.service"]);
         assert_eq!(
             names(&seen, |_| true),
@@ -232,35 +249,57 @@ mod tests {
     fn a_watch_list_is_the_whole_truth() {
         let mut files = Files::default();
         files.paths.insert("ssh.service".into(), "/etc/systemd/system/ssh.service".into());
-        let seen = selection(&["app-*", "app.target"], &[], UnitFilter::default()).choose(host(), &files);
+        let seen =
+            selection(&["app-*", "app.target"], &[], UnitFilter::default()).choose(host(), vec![], &files);
         assert_eq!(names(&seen, |seen| seen.is_watched), ["app.target", "app-a.service", "app-gone.service"]);
     }
 
     #[test]
     fn what_may_be_missing_is_not_told_while_it_is() {
         let selection = selection(&["app-*"], &["app-*.service"], UnitFilter::default());
-        let seen = selection.choose(host(), &Files::default());
+        let seen = selection.choose(host(), vec![], &Files::default());
         assert_eq!(names(&seen, |seen| seen.has_load_state() && seen.is_watched), ["app-a.service"]);
         let gone = seen.iter().find(|seen| seen.unit.name == "app-gone.service").unwrap();
         assert!(!gone.has_state());
     }
 
     #[test]
-    fn only_watched_names_are_asked_for() {
-        let selection = selection(
-            &["b.service", "app.target", "x-*", "t@.service", "t@1.service"],
-            &[],
-            UnitFilter::default(),
+    fn watched_units_are_asked_for_where_the_list_lacks_them() {
+        let files = [
+            ("app-a.service", "/etc/systemd/system/app-a.service"),
+            ("app-b.service", "/usr/lib/systemd/system/app-b.service"),
+            ("own.timer", "/etc/systemd/system/own.timer"),
+        ];
+        let files = files.map(|(name, path)| (name.to_owned(), PathBuf::from(path))).into();
+        let by_file = selection(&[], &[], UnitFilter::default());
+        assert_eq!(Vec::from_iter(by_file.candidates(&files)), ["app-a.service", "own.timer"]);
+        let by_name =
+            selection(&["app-*", "gone.service", "t@.service", "t@1.service"], &[], UnitFilter::default());
+        assert_eq!(
+            Vec::from_iter(by_name.candidates(&files)),
+            ["app-a.service", "app-b.service", "gone.service", "t@1.service"]
         );
-        assert_eq!(selection.missing(&host()), ["b.service", "t@1.service"]);
+    }
+
+    #[test]
+    fn what_was_asked_for_counts_only_when_watched() {
+        let selection = selection(&["app-*"], &[], UnitFilter::default());
+        let asked_for =
+            vec![unit("app-z.service", "loaded", "inactive"), unit("alias.service", "loaded", "inactive")];
+        let seen = selection.choose(vec![], asked_for, &Files::default());
+        assert_eq!(names(&seen, |_| true), ["app-z.service"]);
+        assert!(seen[0].has_state() && seen[0].has_load_state() && !seen[0].has_details());
     }
 
     #[test]
     fn flags_have_the_last_word() {
         let regex = |text: &str| Some(Regex::new(text).unwrap());
         let filter = UnitFilter { include: regex("^(?:(app|dev).*)$"), exclude: regex("^(?:.*\\.target)$") };
-        let seen = selection(&["app-a.service", "app.target", "ssh.service"], &[], filter)
-            .choose(host(), &Files::default());
+        let seen = selection(&["app-a.service", "app.target", "ssh.service"], &[], filter).choose(
+            host(),
+            vec![],
+            &Files::default(),
+        );
         assert_eq!(names(&seen, |_| true), ["app-a.service", "app-gone.service", "dev-vda.device"]);
     }
 }

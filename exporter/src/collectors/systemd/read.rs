@@ -6,15 +6,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize, atomic::Ordering},
 };
 
-use evenkeel_host::systemd::{Details, Error, Mark, Systemd, Unit};
+use evenkeel_host::systemd::{Details, Error, Mark, Systemd, Unit, machine_id, unit_files};
 use futures_util::{Stream, StreamExt, join, stream};
+use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
-use super::picture::{Files, Picture, Seen, Selection, is_local};
+use super::{
+    picture::{Files, Picture, Seen, Selection, is_local},
+    resting::Resting,
+};
 
 /// Units asked about at once.
 const AT_ONCE: usize = 8;
@@ -27,6 +32,7 @@ const PROVED_PER_LOOK: usize = 16;
 #[derive(Debug)]
 pub(super) struct Reader {
     systemd: Systemd,
+    root: PathBuf,
     memory: Mutex<Memory>,
     /// How many units' details could not be read at the last look: logged when it changes.
     unreadable: AtomicUsize,
@@ -41,6 +47,7 @@ struct Memory {
     units_loaded: u64,
     paths: BTreeMap<String, String>,
     pulled_in: BTreeMap<String, Vec<String>>,
+    resting: Resting,
 }
 
 #[derive(Debug, Clone)]
@@ -52,73 +59,105 @@ struct Known {
 }
 
 impl Reader {
-    pub(super) fn new(systemd: Systemd) -> Self {
-        Self { systemd, memory: Mutex::default(), unreadable: AtomicUsize::new(0) }
+    /// `root` is where the host's files are.
+    pub(super) fn new(systemd: Systemd, root: &Path) -> Self {
+        Self { systemd, root: root.to_path_buf(), memory: Mutex::default(), unreadable: AtomicUsize::new(0) }
     }
 
     /// One look.
     pub(super) async fn picture(&self, selection: &Selection) -> Result<Picture, Error> {
         let (units, manager, loaded) =
             join!(self.systemd.units(), self.systemd.manager(), self.systemd.units_loaded());
-        let (mut units, manager, loaded) = (units?, manager?, loaded?);
+        let (units, manager, loaded) = (units?, manager?, loaded?);
         let mut counts = BTreeMap::new();
         for unit in &units {
             *counts.entry(unit.active_state.clone()).or_insert(0) += 1;
         }
-        self.add_missing(&mut units, selection).await?;
-        self.begin(&units, loaded);
-        let files = if selection.is_by_file() { self.files(&units).await? } else { Files::default() };
-        let mut seen = selection.choose(units, &files);
+        self.begin(loaded);
+        let asked_for = self.asked_for(&units, selection).await?;
+        self.forget_all_but(&units, &asked_for);
+        let files =
+            if selection.is_by_file() { self.files(&units, &asked_for).await? } else { Files::default() };
+        let mut seen = selection.choose(units, asked_for, &files);
         self.add_details(&mut seen).await?;
         Ok(Picture { manager, counts, units: seen })
     }
 
-    /// Adds the watched units that the list lacks.
-    async fn add_missing(&self, units: &mut Vec<Unit>, selection: &Selection) -> Result<(), Error> {
-        let missing = selection.missing(units);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let asked = match self.systemd.units_by_names(&missing).await {
-            Err(error) if concerns_one_unit(&error) => {
-                debug!(units = ?missing, %error, "cannot ask for watched units by name");
-                return Ok(());
-            }
-            asked => asked?,
-        };
-        // An alias comes back under its unit's own name, which the list may have.
-        let listed: BTreeSet<String> = units.iter().map(|unit| unit.name.clone()).collect();
-        units.extend(asked.into_iter().filter(|unit| !listed.contains(&unit.name)));
-        Ok(())
-    }
-
-    /// Forgets units that are gone, and what the files said when they have been read again.
-    fn begin(&self, units: &[Unit], loaded: u64) {
-        let names: BTreeSet<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+    /// Counts the look, and forgets what the files said when they have been read again.
+    fn begin(&self, loaded: u64) {
         let mut memory = self.memory();
         memory.now += 1;
         if memory.units_loaded != loaded {
             memory.units_loaded = loaded;
             memory.paths.clear();
             memory.pulled_in.clear();
+            memory.resting = Resting::default();
         }
-        memory.details.retain(|name, _| names.contains(name.as_str()));
+    }
+
+    /// Forgets units that are gone.
+    fn forget_all_but(&self, units: &[Unit], asked_for: &[Unit]) {
+        let names: BTreeSet<&str> = units.iter().chain(asked_for).map(|unit| unit.name.as_str()).collect();
         // A start finds a new file without reading all of them again.
-        let existing = units.iter().filter(|unit| unit.load_state != "not-found");
-        let existing: BTreeSet<&str> = existing.map(|unit| unit.name.as_str()).collect();
-        memory.paths.retain(|name, _| existing.contains(name.as_str()));
+        let missing = units.iter().filter(|unit| unit.load_state == "not-found");
+        let missing: BTreeSet<&str> = missing.map(|unit| unit.name.as_str()).collect();
+        let mut memory = self.memory();
+        memory.details.retain(|name, _| names.contains(name.as_str()));
+        memory.paths.retain(|name, _| names.contains(name.as_str()) && !missing.contains(name.as_str()));
         memory.pulled_in.retain(|name, _| names.contains(name.as_str()));
     }
 
+    /// The watched units that the list lacks.
+    async fn asked_for(&self, listed: &[Unit], selection: &Selection) -> Result<Vec<Unit>, Error> {
+        let listed: BTreeSet<&str> = listed.iter().map(|unit| unit.name.as_str()).collect();
+        if !self.memory().resting.is_fresh() {
+            let candidates = selection.candidates(&self.unit_files(selection).await?);
+            self.memory().resting = Resting::new(candidates);
+        }
+        let unknown = self.memory().resting.unknown(&listed);
+        let mut units = Vec::new();
+        if !unknown.is_empty() {
+            let answer = match self.systemd.units_by_names(&unknown).await {
+                Err(error) if concerns_one_unit(&error) => {
+                    debug!(units = ?unknown, %error, "cannot ask for watched units by name");
+                    Vec::new()
+                }
+                answer => answer?,
+            };
+            units = self.memory().resting.learn(unknown, answer);
+        }
+        units.extend(self.memory().resting.units(&listed));
+        Ok(units)
+    }
+
+    /// The host's unit files, where they matter and the bus leads to the systemd of the host whose files we see.
+    async fn unit_files(&self, selection: &Selection) -> Result<BTreeMap<String, PathBuf>, Error> {
+        if !selection.needs_files() {
+            return Ok(BTreeMap::new());
+        }
+        let asked = match self.systemd.machine_id().await {
+            Err(error) if concerns_one_unit(&error) => None,
+            asked => Some(asked?),
+        };
+        let root = self.root.clone();
+        let read = move || {
+            let is_here = machine_id(&root).ok().is_some_and(|here| asked == Some(here));
+            if is_here { unit_files(&root) } else { BTreeMap::new() }
+        };
+        // Ends early only when the process does.
+        Ok(spawn_blocking(read).await.unwrap_or_default())
+    }
+
     /// The unit files, and what the local targets pull in.
-    async fn files(&self, units: &[Unit]) -> Result<Files, Error> {
+    async fn files(&self, listed: &[Unit], asked_for: &[Unit]) -> Result<Files, Error> {
+        let units = || listed.iter().chain(asked_for);
         // Devices and scopes have no files of their own, what does not exist has none yet.
-        let unknown = self.select(units, |memory, unit| {
+        let unknown = self.select(units(), |memory, unit| {
             let has_file = unit.load_state != "not-found" && !matches!(unit.kind(), "device" | "scope");
             has_file && !memory.paths.contains_key(&unit.name)
         });
         all_but_odd(stream::iter(unknown).map(|unit| self.learn_path(unit))).await?;
-        let unknown = self.select(units, |memory, unit| {
+        let unknown = self.select(units(), |memory, unit| {
             let is_local = memory.paths.get(&unit.name).is_some_and(|path| is_local(path));
             is_local && unit.kind() == "target" && !memory.pulled_in.contains_key(&unit.name)
         });
@@ -127,9 +166,13 @@ impl Reader {
         Ok(Files { paths: memory.paths.clone(), pulled_in: memory.pulled_in.clone() })
     }
 
-    fn select(&self, units: &[Unit], choose: impl Fn(&Memory, &Unit) -> bool) -> Vec<Unit> {
+    fn select<'a>(
+        &self,
+        units: impl Iterator<Item = &'a Unit>,
+        choose: impl Fn(&Memory, &Unit) -> bool,
+    ) -> Vec<Unit> {
         let memory = self.memory();
-        units.iter().filter(|unit| choose(&memory, unit)).cloned().collect()
+        units.filter(|unit| choose(&memory, unit)).cloned().collect()
     }
 
     async fn learn_path(&self, unit: Unit) -> Result<(), Error> {
@@ -224,5 +267,5 @@ async fn all_but_odd(
 
 /// Whether the other units may be asked all the same.
 fn concerns_one_unit(error: &Error) -> bool {
-    matches!(error, Error::Refused { .. } | Error::Malformed { .. })
+    matches!(error, Error::Refused { .. } | Error::Malformed { .. }) && !error.is_no_systemd()
 }

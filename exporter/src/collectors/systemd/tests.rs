@@ -1,6 +1,6 @@
 //! The collector against a fake systemd: what is asked, what is remembered, and when it counts as down.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use evenkeel_host::systemd::fake::{FakeSystemd, FakeUnit, Mood};
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const IMPATIENCE: Duration = Duration::from_millis(200);
 
 struct Bench {
-    _folder: TempDir,
+    folder: TempDir,
     fake: FakeSystemd,
     collector: SystemdCollector,
 }
@@ -24,8 +24,8 @@ fn bench(watch: &[&str], units: Vec<FakeUnit>) -> Bench {
     let config =
         Config { watch: watch.iter().map(|text| text.parse().unwrap()).collect(), ..Config::default() };
     let source = Systemd::at(&fake.address()).with_limit(PATIENCE);
-    let collector = SystemdCollector::over(source, false, &config, &UnitFilter::default());
-    Bench { _folder: folder, fake, collector }
+    let collector = SystemdCollector::over(source, folder.path(), false, &config, &UnitFilter::default());
+    Bench { folder, fake, collector }
 }
 
 impl Bench {
@@ -33,6 +33,26 @@ impl Bench {
         match Collector::look(&self.collector, Instant::now() + PATIENCE).await.unwrap() {
             Look::Seen(families) => families,
             Look::Absent => panic!("absent"),
+        }
+    }
+
+    /// Gives the host of the fake a unit file that only systemd's folders know of.
+    fn write_unit_file(&self, name: &str) {
+        let folder = self.folder.path().join("etc/systemd/system");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), "").unwrap();
+        fs::write(self.folder.path().join("etc/machine-id"), "5febec7ea311400ca131ebf308af5858\n").unwrap();
+        self.fake.state().machine_id = "5febec7ea311400ca131ebf308af5858".to_owned();
+        let file = format!("/etc/systemd/system/{name}");
+        let unit = FakeUnit::new(name).states("loaded", "inactive", "dead").with("FragmentPath", file);
+        self.fake.state().on_disk.push(unit);
+    }
+
+    fn forget(&self, name: &str) {
+        let mut state = self.fake.state();
+        if let Some(position) = state.units.iter().position(|unit| unit.name == name) {
+            let unit = state.units.remove(position).states("loaded", "inactive", "dead");
+            state.on_disk.push(unit);
         }
     }
 
@@ -65,10 +85,12 @@ fn up(families: &[Family]) -> Vec<f64> {
 async fn no_bus_is_absent_unless_someone_counts_on_it() {
     let folder = tempfile::tempdir().unwrap();
     let source = || Systemd::at(&format!("unix:path={}/nothing", folder.path().display()));
-    let unexpected = SystemdCollector::over(source(), false, &Config::default(), &UnitFilter::default());
+    let unexpected =
+        SystemdCollector::over(source(), folder.path(), false, &Config::default(), &UnitFilter::default());
     assert!(matches!(unexpected.look().await, Ok(Look::Absent)));
     assert!(unexpected.down().is_empty());
-    let expected = SystemdCollector::over(source(), true, &Config::default(), &UnitFilter::default());
+    let expected =
+        SystemdCollector::over(source(), folder.path(), true, &Config::default(), &UnitFilter::default());
     let error = expected.look().await.unwrap_err().to_string();
     assert!(error.starts_with("cannot connect to the system bus"), "{error}");
     assert_eq!(up(&expected.down()), [0.0]);
@@ -83,7 +105,7 @@ async fn a_bus_without_systemd_is_absent() {
 
 #[tokio::test]
 async fn what_was_seen_once_is_down_when_it_goes() {
-    let Bench { _folder, fake, collector } = bench(&[], vec![FakeUnit::new("web.service")]);
+    let Bench { folder: _folder, fake, collector } = bench(&[], vec![FakeUnit::new("web.service")]);
     assert!(matches!(collector.look().await, Ok(Look::Seen(_))));
     drop(fake);
     assert!(collector.look().await.is_err());
@@ -129,7 +151,7 @@ async fn unchanged_units_cost_two_questions() {
     let details = bench.fake.asked("ActiveEnterTimestamp") - 100;
     assert_eq!(details, 16, "only the rolling sample is read again");
     // The list, three properties of the manager, two of each unit's mark and seven details of the sample.
-    assert_eq!(bench.fake.state().asked.values().sum::<u64>() - before, 4 + 200 + 7 * 16);
+    assert_eq!(bench.fake.state().asked.values().sum::<u64>() - before, 4 + 2 * 100 + 7 * 16);
 }
 
 #[tokio::test]
@@ -244,9 +266,51 @@ async fn watched_units_that_nothing_needs_are_asked_for_by_name() {
     assert_eq!(words(&families, "systemd_unit_load_state", "gone.service", "load_state"), ["not-found"]);
     assert_eq!(
         bench.fake.asked("FragmentPath"),
-        2,
+        1,
         "a watch list needs no unit files, only details ask for them"
     );
+}
+
+#[tokio::test]
+async fn stopped_units_of_the_host_do_not_vanish() {
+    for watch in [&[][..], &["batch-*"], &["batch-1.service"]] {
+        let bench = bench(watch, vec![FakeUnit::new("web.service")]);
+        bench.write_unit_file("batch-1.service");
+        // Systemd forgets them again after each question.
+        for _ in 0..3 {
+            let families = bench.families().await;
+            assert_eq!(
+                words(&families, "systemd_unit_load_state", "batch-1.service", "load_state"),
+                ["loaded"]
+            );
+            assert_eq!(words(&families, "systemd_unit_state", "batch-1.service", "state"), ["inactive"]);
+            assert_eq!(
+                value(&families, "systemd_service_restart_total", "batch-1.service"),
+                None,
+                "not in memory"
+            );
+            bench.forget("batch-1.service");
+        }
+        assert_eq!(bench.fake.asked("ListUnitsByNames"), 1, "{watch:?}");
+        // Started, it is a unit as any other.
+        let file = "/etc/systemd/system/batch-1.service";
+        bench.fake.state().units.push(FakeUnit::new("batch-1.service").with("FragmentPath", file));
+        let families = bench.families().await;
+        assert_eq!(words(&families, "systemd_unit_state", "batch-1.service", "state"), ["active"]);
+        assert_eq!(value(&families, "systemd_service_restart_total", "batch-1.service"), Some(0.0));
+        bench.forget("batch-1.service");
+        let families = bench.families().await;
+        assert_eq!(words(&families, "systemd_unit_state", "batch-1.service", "state"), ["inactive"]);
+    }
+}
+
+#[tokio::test]
+async fn the_files_of_another_host_say_nothing() {
+    let bench = bench(&[], vec![FakeUnit::new("web.service")]);
+    bench.write_unit_file("batch-1.service");
+    bench.fake.state().machine_id = "124ecb50790b4e01bf9c327cc554df43".to_owned();
+    assert_eq!(value(&bench.families().await, "systemd_unit_state", "batch-1.service"), None);
+    assert_eq!(bench.fake.asked("ListUnitsByNames"), 0);
 }
 
 #[tokio::test]

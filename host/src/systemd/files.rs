@@ -1,0 +1,113 @@
+//! Which unit files there are. systemd could say, but its `ListUnitFiles` costs PID 1 170 to 270 ms of CPU at 320 files
+//! (measured, 252 and 257), reading the folders costs nobody anything.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::is_unit_name;
+
+/// Where systemd looks for units, the first find wins (man systemd.unit, "Unit File Load Path").
+const FOLDERS: [&str; 13] = [
+    "etc/systemd/system.control",
+    "run/systemd/system.control",
+    "run/systemd/transient",
+    "run/systemd/generator.early",
+    "etc/systemd/system",
+    "etc/systemd/system.attached",
+    "run/systemd/system",
+    "run/systemd/system.attached",
+    "run/systemd/generator",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+    "run/systemd/generator.late",
+];
+
+/// The unit files under `root` by unit name, as absolute paths below it; masked ones too. Without templates, which are no
+/// units, and without aliases, which are other names of units that have their own file. Folders that cannot be read
+/// are taken for empty.
+pub fn unit_files(root: &Path) -> BTreeMap<String, PathBuf> {
+    let mut files = BTreeMap::new();
+    for folder in FOLDERS {
+        for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if is_unit_name(&name) && !name.contains("@.") && !is_alias(&entry, &name) {
+                files.entry(name.clone()).or_insert_with(|| Path::new("/").join(folder).join(name));
+            }
+        }
+    }
+    files
+}
+
+fn is_alias(entry: &fs::DirEntry, name: &str) -> bool {
+    let is_folder_or_link = |kind: fs::FileType| kind.is_dir() || kind.is_symlink();
+    if !entry.file_type().is_ok_and(is_folder_or_link) {
+        return false;
+    }
+    // A folder is none either.
+    fs::read_link(entry.path())
+        .map_or(true, |target| target != Path::new("/dev/null") && target.file_name() != Some(name.as_ref()))
+}
+
+/// The machine id of the host under `root`, to tell whether a systemd asked over the bus is the one whose files are here.
+///
+/// # Errors
+/// When there is none, as in many containers.
+pub fn machine_id(root: &Path) -> io::Result<String> {
+    fs::read_to_string(root.join("etc/machine-id")).map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn finds_units_and_neither_templates_nor_aliases() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir_all(&folder).unwrap();
+            folder
+        };
+        let (etc, lib) = (folder("etc/systemd/system"), folder("usr/lib/systemd/system"));
+        folder("etc/systemd/system/app.target.wants");
+        folder("etc/systemd/system/folder.service");
+        for file in ["app.service", "app@.service", "app@1.service", "notes.txt", "a b.service"] {
+            fs::write(etc.join(file), "").unwrap();
+        }
+        for file in ["ssh.service", "app.service"] {
+            fs::write(lib.join(file), "").unwrap();
+        }
+        symlink("/usr/lib/systemd/system/ssh.service", etc.join("sshd.service")).unwrap();
+        symlink("/dev/null", etc.join("off.service")).unwrap();
+        symlink("/opt/app/linked.service", etc.join("linked.service")).unwrap();
+        let files = unit_files(root.path());
+        let files: Vec<_> =
+            files.iter().map(|(name, path)| (name.as_str(), path.to_str().unwrap())).collect();
+        assert_eq!(
+            files,
+            [
+                ("app.service", "/etc/systemd/system/app.service"),
+                ("app@1.service", "/etc/systemd/system/app@1.service"),
+                ("linked.service", "/etc/systemd/system/linked.service"),
+                ("off.service", "/etc/systemd/system/off.service"),
+                ("ssh.service", "/usr/lib/systemd/system/ssh.service"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_host_without_systemd_has_no_unit_files() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(unit_files(root.path()).is_empty());
+        assert!(machine_id(root.path()).is_err());
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/machine-id"), "5febec7ea311400ca131ebf308af5858\n").unwrap();
+        assert_eq!(machine_id(root.path()).unwrap(), "5febec7ea311400ca131ebf308af5858");
+    }
+}
