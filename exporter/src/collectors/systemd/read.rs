@@ -76,8 +76,7 @@ impl Reader {
         self.begin(loaded);
         let asked_for = self.asked_for(&units, selection).await?;
         self.forget_all_but(&units, &asked_for);
-        let files =
-            if selection.is_by_file() { self.files(&units, &asked_for).await? } else { Files::default() };
+        let files = if selection.is_by_file() { self.files(&units).await? } else { Files::default() };
         let mut seen = selection.choose(units, asked_for, &files);
         self.add_details(&mut seen).await?;
         Ok(Picture { manager, counts, units: seen })
@@ -111,8 +110,15 @@ impl Reader {
     async fn asked_for(&self, listed: &[Unit], selection: &Selection) -> Result<Vec<Unit>, Error> {
         let listed: BTreeSet<&str> = listed.iter().map(|unit| unit.name.as_str()).collect();
         if !self.memory().resting.is_fresh() {
-            let candidates = selection.candidates(&self.unit_files(selection).await?);
-            self.memory().resting = Resting::new(candidates);
+            let files = self.unit_files(selection).await?;
+            let candidates = selection.candidates(&files);
+            let mut memory = self.memory();
+            // Asking for the file of a unit that rests would load it once more.
+            let paths = candidates
+                .iter()
+                .filter_map(|name| Some((name.clone(), files.get(name)?.to_str()?.to_owned())));
+            memory.paths.extend(paths);
+            memory.resting.refresh(candidates);
         }
         let unknown = self.memory().resting.unknown(&listed);
         let mut units = Vec::new();
@@ -149,15 +155,14 @@ impl Reader {
     }
 
     /// The unit files, and what the local targets pull in.
-    async fn files(&self, listed: &[Unit], asked_for: &[Unit]) -> Result<Files, Error> {
-        let units = || listed.iter().chain(asked_for);
+    async fn files(&self, listed: &[Unit]) -> Result<Files, Error> {
         // Devices and scopes have no files of their own, what does not exist has none yet.
-        let unknown = self.select(units(), |memory, unit| {
+        let unknown = self.select(listed, |memory, unit| {
             let has_file = unit.load_state != "not-found" && !matches!(unit.kind(), "device" | "scope");
             has_file && !memory.paths.contains_key(&unit.name)
         });
         all_but_odd(stream::iter(unknown).map(|unit| self.learn_path(unit))).await?;
-        let unknown = self.select(units(), |memory, unit| {
+        let unknown = self.select(listed, |memory, unit| {
             let is_local = memory.paths.get(&unit.name).is_some_and(|path| is_local(path));
             is_local && unit.kind() == "target" && !memory.pulled_in.contains_key(&unit.name)
         });
@@ -166,13 +171,9 @@ impl Reader {
         Ok(Files { paths: memory.paths.clone(), pulled_in: memory.pulled_in.clone() })
     }
 
-    fn select<'a>(
-        &self,
-        units: impl Iterator<Item = &'a Unit>,
-        choose: impl Fn(&Memory, &Unit) -> bool,
-    ) -> Vec<Unit> {
+    fn select(&self, units: &[Unit], choose: impl Fn(&Memory, &Unit) -> bool) -> Vec<Unit> {
         let memory = self.memory();
-        units.filter(|unit| choose(&memory, unit)).cloned().collect()
+        units.iter().filter(|unit| choose(&memory, unit)).cloned().collect()
     }
 
     async fn learn_path(&self, unit: Unit) -> Result<(), Error> {
