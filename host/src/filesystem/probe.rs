@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
 
-use super::{Mount, device_of, in_flight::InFlight, mounts};
+use super::{Mount, device_of, in_flight::InFlight, largest_entries, mounts};
 
 /// Sizes of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +87,11 @@ impl ProbeError {
 pub struct Prober {
     usages: InFlight<Usage>,
     lists: InFlight<Vec<Mount>>,
+    walks: InFlight<Vec<(PathBuf, u64)>>,
 }
+
+/// Entries that a walk keeps, for whoever shares it.
+const MOST_TOLD: usize = 20;
 
 impl Prober {
     /// The sizes of the filesystem at `path`.
@@ -105,6 +109,24 @@ impl Prober {
     /// As [`Prober::usage`].
     pub async fn mounts(&self, limit: Duration) -> Result<Vec<Mount>, ProbeError> {
         self.lists.run(PathBuf::from("mountinfo"), limit, mounts).await
+    }
+
+    /// [`largest_entries`] of the filesystem at `path`, at most 20: a walk of at most `limit`, and one at a time for each
+    /// path.
+    ///
+    /// # Errors
+    /// As [`Prober::usage`], with twice `limit`.
+    pub async fn largest(
+        &self,
+        path: &Path,
+        limit: Duration,
+        most: usize,
+    ) -> Result<Vec<(PathBuf, u64)>, ProbeError> {
+        let subject = path.to_path_buf();
+        let walk = move || Ok(largest_entries(&subject, true, limit, MOST_TOLD));
+        let mut entries = self.walks.run(path.to_path_buf(), limit * 2, walk).await?;
+        entries.truncate(most);
+        Ok(entries)
     }
 }
 

@@ -65,8 +65,9 @@ pub enum Error {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Applies a change inside the open transaction and returns what to tell the asker once it is committed.
-type Change = Box<dyn FnOnce(&Connection) -> Reply + Send>;
+/// Applies a change inside the open transaction, or is told that there is none, and returns what to tell the asker once
+/// it is decided whether the commit held.
+type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> Reply + Send>;
 /// Told whether the commit held.
 type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -146,9 +147,11 @@ fn job<T: Send + 'static>(
     answer: oneshot::Sender<Result<T, Error>>,
 ) -> Change {
     Box::new(move |connection| {
-        let result = savepoint(connection, change);
-        // The asker may be gone, a closed connection of the webhook; the change holds all the same.
-        Box::new(move |committed| drop(answer.send(committed.and(result.map_err(Error::from)))))
+        let result = connection.and_then(|connection| Ok(savepoint(connection, change)?));
+        Box::new(move |committed| {
+            // The asker may be gone, a closed connection of the webhook; the change holds all the same.
+            drop(answer.send(result.and_then(|value| committed.map(|()| value))));
+        })
     })
 }
 
@@ -159,46 +162,50 @@ fn savepoint<T>(
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT change")?;
     let result = change(connection);
-    if result.is_err() {
+    // After some errors of the disk, SQLite has rolled back the whole transaction by itself.
+    if result.is_err() && !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK TO change")?;
     }
-    connection.execute_batch("RELEASE change")?;
+    if !connection.is_autocommit() {
+        connection.execute_batch("RELEASE change")?;
+    }
     result
 }
 
 /// The writer thread: takes what waits, commits it together, answers.
 fn write(connection: &Connection, mut queue: mpsc::Receiver<Change>) {
     while let Some(first) = queue.blocking_recv() {
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
-            let refusal: Change = first;
-            // Without a transaction nothing may be applied; dropping the change answers `Closed` to its asker.
-            tracing::error!(%error, "cannot begin a transaction");
-            drop(refusal);
-            continue;
+        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
+        let mut replies = Vec::new();
+        let mut next = Some(first);
+        while let Some(change) = next {
+            replies.push(change(begun.as_ref().map(|()| connection).map_err(|text| failure(text))));
+            // Without a transaction each further change would be committed for itself, whatever it is told.
+            let lost = begun.is_ok() && connection.is_autocommit();
+            next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
         }
-        let mut replies = vec![first(connection)];
-        while replies.len() < BATCH
-            && let Ok(change) = queue.try_recv()
-        {
-            replies.push(change(connection));
-        }
-        let committed = connection.execute_batch("COMMIT");
+        let committed = match &begun {
+            Ok(()) => connection.execute_batch("COMMIT").map_err(|error| error.to_string()),
+            Err(text) => Err(text.clone()),
+        };
         if let Err(error) = &committed {
-            tracing::error!(%error, "cannot commit");
+            tracing::error!(error, changes = replies.len(), "the state could not be written");
             // After a failed commit the transaction may still be open.
             if !connection.is_autocommit() {
                 drop(connection.execute_batch("ROLLBACK"));
             }
         }
-        let failed = committed.err().map(|error| error.to_string());
         for reply in replies {
-            reply(match &failed {
-                None => Ok(()),
-                Some(text) => Err(Error::Sqlite(rusqlite::Error::SqliteFailure(
-                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
-                    Some(text.clone()),
-                ))),
-            });
+            reply(committed.as_ref().map(|()| ()).map_err(|text| failure(text)));
         }
     }
 }
+
+/// The error of a whole transaction, for each of its changes.
+fn failure(text: &str) -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    Error::Sqlite(rusqlite::Error::SqliteFailure(code, Some(text.to_owned())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The journal under concurrency, failure, crash and flood.
