@@ -305,8 +305,13 @@ mod tests {
     fn a_clock_set_back_between_boots_frees_nothing() {
         let mut log = budget(&["1/1h"], &[]);
         log.starts.push(Moment { wall_ms: 10_000_000, boot_ms: 5, boot_id: "earlier".to_owned() });
-        let now = Moment { wall_ms: 4_000_000, boot_ms: 99_000_000, boot_id: "later".to_owned() };
-        assert_eq!(limits(&[log], &now).unwrap_err().wait, Duration::from_secs(3600));
+        let later = |boot_ms| Moment { wall_ms: 4_000_000, boot_ms, boot_id: "later".to_owned() };
+        // It was made before this boot began; more is not known, and more is not claimed.
+        let wait =
+            |uptime| limits(std::slice::from_ref(&log), &later(uptime)).map_err(|refusal| refusal.wait);
+        assert_eq!(wait(60_000), Err(Duration::from_secs(3540)));
+        assert_eq!(wait(3_599_999), Err(Duration::from_millis(1)));
+        assert_eq!(wait(3_600_000), Ok(()));
     }
 
     fn past(acted: bool, outcome: Outcome, received: i64, ended: i64) -> Past {

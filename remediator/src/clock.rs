@@ -1,7 +1,8 @@
 //! Time as the limits count it. Inside one boot the clock that cannot be set (CLOCK_BOOTTIME, which also runs while
-//! the machine sleeps); across boots the wall clock, and where that ran backwards, an entry counts as just made.
+//! the machine sleeps); across boots the wall clock, and where that ran backwards, an entry counts as made when this
+//! boot began.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -18,12 +19,25 @@ pub struct Moment {
     pub boot_id: String,
 }
 
+/// Begins the stand-in for a boot id that /proc does not tell.
+const UNKNOWN: &str = "unknown-";
+
 impl Moment {
-    /// How long before `now` this moment was; zero when the wall clock ran backwards between two boots.
+    /// How long before `now` this moment was. What was in an earlier boot is at least as old as this one.
     pub fn age(&self, now: &Self) -> Duration {
-        let ms =
-            if self.boot_id == now.boot_id { now.boot_ms - self.boot_ms } else { now.wall_ms - self.wall_ms };
+        let ms = if self.boot_id == now.boot_id {
+            now.boot_ms - self.boot_ms
+        } else if now.boot_id.starts_with(UNKNOWN) {
+            now.wall_ms - self.wall_ms
+        } else {
+            (now.wall_ms - self.wall_ms).max(now.boot_ms)
+        };
         Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    }
+
+    /// When this boot began by the present wall clock, milliseconds since 1970. Moves when the clock is set.
+    pub fn epoch_ms(&self) -> i64 {
+        self.wall_ms - self.boot_ms
     }
 
     /// The wall-clock time that is `wait` after this moment, for people.
@@ -32,32 +46,37 @@ impl Moment {
     }
 }
 
-/// Reads the clocks of this host.
-#[derive(Debug, Clone)]
-pub struct Clock {
-    boot_id: String,
-}
+/// Tells the time: by the clocks of this host, or as a test says.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Moment + Send + Sync>);
 
 impl Default for Clock {
-    /// Remembers which boot this is. Where /proc does not say, every start counts as a boot of its own, which makes
-    /// the limits fall back to the wall clock.
+    /// The clocks of this host. Remembers which boot this is. Where /proc does not say, every start counts as a boot of
+    /// its own, which makes the limits fall back to the wall clock.
     fn default() -> Self {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map(|id| id.trim().to_owned())
-            .unwrap_or_else(|_| format!("unknown-{}", Timestamp::now().as_nanosecond()));
-        Self { boot_id }
+            .unwrap_or_else(|_| format!("{UNKNOWN}{}", Timestamp::now().as_nanosecond()));
+        Self::new(move || {
+            let boot = clock_gettime(ClockId::Boottime);
+            Moment {
+                wall_ms: Timestamp::now().as_millisecond(),
+                boot_ms: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000,
+                boot_id: boot_id.clone(),
+            }
+        })
     }
 }
 
 impl Clock {
+    /// A clock that says what `read` says.
+    pub fn new(read: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
     /// Now.
     pub fn now(&self) -> Moment {
-        let boot = clock_gettime(ClockId::Boottime);
-        Moment {
-            wall_ms: Timestamp::now().as_millisecond(),
-            boot_ms: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000,
-            boot_id: self.boot_id.clone(),
-        }
+        (self.0)()
     }
 }
 
@@ -87,7 +106,11 @@ mod tests {
     fn across_boots_the_wall_clock_counts_and_never_backwards() {
         let entry = moment(1_000_000, 900_000, "a");
         assert_eq!(entry.age(&moment(1_060_000, 5_000, "b")), Duration::from_secs(60));
-        assert_eq!(entry.age(&moment(900_000, 5_000, "b")), Duration::ZERO);
+        // It was before this boot began, whatever the clock says.
+        assert_eq!(entry.age(&moment(900_000, 5_000, "b")), Duration::from_secs(5));
+        // Where the boot is not known, the clock is all there is.
+        assert_eq!(entry.age(&moment(900_000, 5_000, "unknown-1")), Duration::ZERO);
+        assert_eq!(entry.age(&moment(1_060_000, 900_000, "unknown-1")), Duration::from_secs(60));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     rules::{DoneWhen, Rule},
     status::whole,
     target::Target,
+    text::printable,
 };
 
 /// Prints every rule as it will work.
@@ -116,7 +117,12 @@ pub async fn target(config: Config, rule: &str, name: &str, out: &mut impl Write
         return Ok(());
     };
     writeln!(out, "\nbefore")?;
-    let recent = reader.recent(Some(&rule.name), Some(target.name()), 5)?;
+    // What was done under an alias is on record under the name of the thing itself.
+    let known_as = match assessor.eyes.observe(&target).await {
+        Ok(seen) => rule.canonical(&target, &seen, &config.deny).unwrap_or(target),
+        Err(_) => target,
+    };
+    let recent = reader.recent(Some(&rule.name), Some(known_as.name()), 5)?;
     if recent.is_empty() {
         writeln!(out, "  nothing on record")?;
     }
@@ -136,7 +142,7 @@ pub(crate) async fn now(
 ) -> anyhow::Result<()> {
     let sight = match assessor.look(rule, target).await {
         Err(stop) => {
-            writeln!(out, "  {} ({}): {}", stop.outcome, stop.reason, stop.detail)?;
+            writeln!(out, "  {} ({}): {}", stop.outcome, stop.reason, printable(&stop.detail))?;
             return Ok(());
         }
         Ok(sight) => sight,
@@ -145,7 +151,7 @@ pub(crate) async fn now(
     let steps = assessor.plan(0, rule, &sight).await;
     for step in &steps {
         let verdict = match (&step.reason, &step.detail) {
-            (Some(reason), Some(detail)) => format!("no ({reason}): {detail}"),
+            (Some(reason), Some(detail)) => format!("no ({reason}): {}", printable(detail)),
             _ => "would run".to_owned(),
         };
         writeln!(

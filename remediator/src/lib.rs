@@ -26,6 +26,7 @@ pub mod simulate;
 pub mod status;
 pub mod systemd;
 pub mod target;
+pub mod text;
 pub mod verify;
 pub mod walk;
 pub mod webhook;

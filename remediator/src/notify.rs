@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::outcome::Outcome;
+use crate::{outcome::Outcome, text::shell_word};
 
 /// Messages that may wait for one receiver.
 const QUEUE: usize = 100;
@@ -143,7 +143,7 @@ impl Notifier {
     }
 
     fn queue(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> usize {
-        let explain = format!("evenkeel-remediator explain {} {}", notice.rule, notice.target);
+        let explain = format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target));
         let envelope = Envelope { version: "1", host: &self.host, notice, explain };
         let Ok(body) = serde_json::to_string(&envelope) else { return 0 };
         let mut told = 0;

@@ -8,7 +8,7 @@ use std::{
 
 use evenkeel_host::{
     docker::{Docker, Health},
-    filesystem::{self, Prober, mounts},
+    filesystem::Prober,
     systemd::Systemd,
 };
 use futures_util::future::BoxFuture;
@@ -187,19 +187,30 @@ impl Host {
 
     async fn filesystem(&self, mount_point: &str) -> Result<Filesystem, Unseen> {
         let path = Path::new(mount_point);
-        let mounts = mounts().map_err(|error| Unseen(format!("cannot read the mount table: {error}")))?;
+        let mounts = self
+            .prober
+            .mounts(LOOK_TIMEOUT)
+            .await
+            .map_err(|error| Unseen(format!("cannot read the mount table: {error}")))?;
         if !mounts.iter().any(|mount| mount.mount_point == path) {
             return Err(Unseen(format!("nothing is mounted on {mount_point}")));
         }
         let usage = self.prober.usage(path, LOOK_TIMEOUT).await.map_err(|error| Unseen(error.to_string()))?;
-        let device =
-            filesystem::device_id(path).map_err(|error| Unseen(format!("{mount_point}: {error}")))?;
+        let device = usage
+            .device
+            .ok_or_else(|| Unseen(format!("the kernel does not say which device {mount_point} is")))?;
         Ok(Filesystem {
             size_bytes: usage.size,
             avail_bytes: usage.avail,
             used_ratio: usage.used_ratio(),
             device,
         })
+    }
+
+    /// What fills a filesystem: its largest folders and files, most first, found within a few seconds.
+    pub async fn largest(&self, mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        self.prober.largest(Path::new(mount_point), LIMIT, most).await.unwrap_or_default()
     }
 
     async fn unit(&self, name: &str) -> Result<Unit, Unseen> {
@@ -267,21 +278,4 @@ impl Eyes for Host {
 /// Seconds since 1970; `None` before that.
 fn seconds(time: SystemTime) -> Option<f64> {
     time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
-}
-
-/// What fills a filesystem: its largest folders and files, most first, found within a few seconds. Walks on a thread
-/// of its own, because a sick disk may not answer.
-pub async fn largest(mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
-    const LIMIT: Duration = Duration::from_secs(5);
-    let path = PathBuf::from(mount_point);
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    let walk = std::thread::Builder::new()
-        .name("largest".to_owned())
-        .spawn(move || drop(answer.send(filesystem::largest_entries(&path, true, LIMIT, most))));
-    match walk {
-        Ok(_) => {
-            tokio::time::timeout(LIMIT * 2, answered).await.ok().and_then(Result::ok).unwrap_or_default()
-        }
-        Err(_) => Vec::new(),
-    }
 }

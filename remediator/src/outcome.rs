@@ -16,7 +16,7 @@ pub enum Outcome {
     Ineffective,
     /// The host refused every step: a person is needed.
     Failed,
-    /// An action was interrupted and the target is not well; what it did is not known.
+    /// It acted, and what came of it is not known: an action was interrupted, or the target cannot be seen any more.
     Unknown,
     /// Only observed and told, as the rule says.
     Reported,

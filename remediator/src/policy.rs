@@ -24,6 +24,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// From the harmless to the worst.
+    pub const ALL: [Self; 5] = [Self::S0, Self::S1, Self::S2, Self::D1, Self::D2];
+
     /// As in metrics and texts.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -122,6 +122,11 @@ impl Rule {
         if needed { Need::Needed } else { Need::NotNeeded(seen.summary()) }
     }
 
+    /// Whether what was seen needs this rule.
+    pub fn needs(&self, seen: &Observation) -> bool {
+        self.need(seen) == Need::Needed
+    }
+
     /// How much must be freed until a filesystem is done, in bytes; `None` for other targets.
     pub fn deficit(&self, seen: &Observation) -> Option<u64> {
         let (Observation::Filesystem(filesystem), Some(Verify { done: DoneWhen::UsageBelow(mark), .. })) =

@@ -65,10 +65,9 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
         result
     };
     let (worked, ()) = tokio::join!(worked, serving);
-    worked.context("the worker broke off")?;
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
-    Ok(())
+    worked.context("the worker broke off")?.context("the state is lost")
 }
 
 /// Says at the start what it is going to do.

@@ -2,7 +2,7 @@
 //! journal has open, whatever the process before it was doing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    journal::{Error, Record},
+    journal::Error,
     walk::{Next, Walker},
 };
 
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// How long running actions may take to end when the process ends. What does not is verified by the next one.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Between two clean-ups of the history.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(3600);
 
 /// What one walk answers: the remediation, its target, and what comes next.
 type Walked = (i64, String, Result<Next, Error>);
@@ -35,6 +35,8 @@ pub struct Worker {
     walker: Walker,
     /// Rung when a delivery opened something.
     bell: Arc<Notify>,
+    /// What is open by the last look into the journal: its targets, oldest first.
+    open: BTreeMap<i64, String>,
     /// Targets being worked on.
     busy: HashSet<String>,
     /// Remediations that are not to be taken up before a time.
@@ -50,6 +52,7 @@ impl Worker {
         Self {
             walker,
             bell,
+            open: BTreeMap::new(),
             busy: HashSet::new(),
             waiting: HashMap::new(),
             walks: JoinSet::new(),
@@ -58,28 +61,33 @@ impl Worker {
     }
 
     /// Works until the walker's stop is set; then gives running actions some time to end.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the journal is closed for good.
+    pub async fn run(mut self) -> Result<(), Error> {
         let stop = self.walker.stop.clone();
         let mut retain = Instant::now();
+        let mut look = true;
         while !stop.is_cancelled() {
             if Instant::now() >= retain {
                 retain = Instant::now() + RETENTION;
-                if let Err(error) = self.walker.journal.retain(self.walker.clock.now()).await {
-                    self.failed(&error);
-                }
+                let retained = self.walker.journal.retain(self.walker.clock.now()).await;
+                self.survive(retained)?;
             }
-            if let Err(error) = self.take_up().await {
-                self.failed(&error);
+            if look {
+                let looked = self.look().await;
+                self.survive(looked)?;
             }
+            self.take_up();
             let now = Instant::now();
             let next =
                 self.waiting.values().copied().filter(|at| *at > now).chain([retain, now + PAUSE]).min();
-            tokio::select! {
-                () = self.bell.notified() => {}
-                Some(ended) = self.walks.join_next_with_id() => self.ended(ended),
-                () = sleep_until(next.unwrap_or(retain)) => {}
-                () = stop.cancelled() => {}
-            }
+            look = tokio::select! {
+                () = self.bell.notified() => true,
+                Some(ended) = self.walks.join_next_with_id() => self.ended(ended)?,
+                () = sleep_until(next.unwrap_or(retain)) => true,
+                () = stop.cancelled() => false,
+            };
         }
         let drained = timeout(DRAIN, async { while self.walks.join_next().await.is_some() {} }).await;
         if drained.is_err() {
@@ -88,48 +96,53 @@ impl Worker {
                 "ending while actions run; the next start verifies them"
             );
         }
-    }
-
-    /// Starts walking whatever is open, due, and on a target that nobody works on.
-    async fn take_up(&mut self) -> Result<(), Error> {
-        let open = self.walker.journal.open_remediations().await?;
-        let known: HashSet<i64> = open.iter().map(|remediation| remediation.id).collect();
-        self.waiting.retain(|id, _| known.contains(id));
-        let now = Instant::now();
-        for remediation in open {
-            if self.walks.len() >= PARALLEL {
-                break;
-            }
-            if self.waiting.get(&remediation.id).is_some_and(|at| *at > now) {
-                continue;
-            }
-            let target = key(&remediation);
-            if self.busy.insert(target.clone()) {
-                self.waiting.remove(&remediation.id);
-                self.start(remediation, target);
-            }
-        }
         Ok(())
     }
 
-    fn start(&mut self, remediation: Record, target: String) {
-        let (walker, id, name) = (self.walker.clone(), remediation.id, target.clone());
-        let task = self.walks.spawn(async move { (id, name, walker.walk(&remediation).await) });
-        self.tasks.insert(task.id(), (id, target));
+    /// Looks into the journal for what is open.
+    async fn look(&mut self) -> Result<(), Error> {
+        self.open = self.walker.journal.open_targets(self.walker.clock.now()).await?;
+        self.waiting.retain(|id, _| self.open.contains_key(id));
+        Ok(())
     }
 
-    fn ended(&mut self, ended: Result<(tokio::task::Id, Walked), tokio::task::JoinError>) {
+    /// Starts walking whatever is open, due, and on a target that nobody works on.
+    fn take_up(&mut self) {
+        let now = Instant::now();
+        for (id, target) in &self.open {
+            if self.walks.len() >= PARALLEL {
+                break;
+            }
+            if self.waiting.get(id).is_some_and(|at| *at > now) || !self.busy.insert(target.clone()) {
+                continue;
+            }
+            self.waiting.remove(id);
+            let (walker, id, name) = (self.walker.clone(), *id, target.clone());
+            let task = self.walks.spawn(async move { (id, name, walker.walk(id).await) });
+            self.tasks.insert(task.id(), (id, target.clone()));
+        }
+    }
+
+    /// Takes note of a walk's end; answers whether the journal must be looked into.
+    fn ended(
+        &mut self,
+        ended: Result<(tokio::task::Id, Walked), tokio::task::JoinError>,
+    ) -> Result<bool, Error> {
         let again = Instant::now() + PAUSE;
         match ended {
             Ok((task, (id, target, result))) => {
                 self.tasks.remove(&task);
                 self.busy.remove(&target);
                 match result {
-                    Ok(Next::Ended | Next::Left) => {}
-                    Ok(Next::Again(wait)) => drop(self.waiting.insert(id, Instant::now() + wait)),
+                    Ok(Next::Ended | Next::Left) => drop(self.open.remove(&id)),
+                    Ok(Next::Again(wait)) => {
+                        self.waiting.insert(id, Instant::now() + wait);
+                        // Its target may have another name by now.
+                        return Ok(true);
+                    }
                     Err(error) => {
-                        self.failed(&error);
                         self.waiting.insert(id, again);
+                        self.survive(Err(error))?;
                     }
                 }
             }
@@ -141,15 +154,15 @@ impl Worker {
                 }
             }
         }
+        Ok(false)
     }
 
-    fn failed(&self, error: &Error) {
+    /// Counts an error of the journal and goes on: the disk may take writes again. Not when the journal is closed, for
+    /// then it will not.
+    fn survive(&self, result: Result<(), Error>) -> Result<(), Error> {
+        let Err(error) = result else { return Ok(()) };
         self.walker.metrics.state_write_failed();
         tracing::error!(%error, "the state cannot be written; nothing is done until it can");
+        if matches!(error, Error::Closed) { Err(error) } else { Ok(()) }
     }
-}
-
-/// One target, whatever the rule.
-fn key(remediation: &Record) -> String {
-    format!("{} {}", remediation.kind, remediation.target)
 }

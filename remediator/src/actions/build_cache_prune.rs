@@ -6,7 +6,6 @@ use bollard::{errors::Error as DockerError, query_parameters::PruneBuildOptionsB
 use evenkeel_host::{
     config::{PromDuration, format_bytes},
     docker::{Engine, Object},
-    filesystem::device_id,
 };
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -24,6 +23,8 @@ pub(super) const NAME: &str = "build_cache_prune";
 const WORTH: f64 = 0.1;
 /// How long to wait for another prune before trying again.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
+/// How long the filesystem of the engine's folder may take to say which it is.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to try again.
 const BUSY_TRIES: u32 = 24;
 
@@ -70,13 +71,18 @@ impl Action for BuildCachePrune {
             };
             let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
             let engine = job.host.docker.engine().await.map_err(refused)?;
-            let Some(root) = cache_root(&engine) else {
-                let detail = "where the engine keeps its build cache cannot be told".to_owned();
-                return Ok(Check::Skip("not_on_this_filesystem", detail));
-            };
-            if device_id(root).ok() != Some(filesystem.device) {
-                let detail = format!("the build cache lies in {}", root.display());
-                return Ok(Check::Skip("not_on_this_filesystem", detail));
+            let root = cache_root(&engine);
+            match job.host.prober.usage(root, ROOT_TIMEOUT).await {
+                Ok(usage) if usage.device == Some(filesystem.device) => {}
+                Ok(_) => {
+                    let detail = format!("the build cache lies in {}", root.display());
+                    return Ok(Check::Skip("not_on_this_filesystem", detail));
+                }
+                Err(error) => {
+                    let detail =
+                        format!("where the build cache lies cannot be told: {}: {error}", root.display());
+                    return Ok(Check::Skip("not_on_this_filesystem", detail));
+                }
             }
             // An engine that cannot say how much there is may still free it; one that says too little is skipped.
             let usage = job.host.docker.disk_usage(&[Object::BuildCache]).await;
@@ -118,15 +124,10 @@ impl Action for BuildCachePrune {
 }
 
 /// Where BuildKit keeps its cache: below the engine's own folder, or below containerd's when that stores the images.
-fn cache_root(engine: &Engine) -> Option<&Path> {
+fn cache_root(engine: &Engine) -> &Path {
     let containerd =
         engine.driver_status.iter().any(|(_, value)| value.starts_with("io.containerd.snapshotter"));
-    if containerd {
-        let default = Path::new("/var/lib/containerd");
-        default.is_dir().then_some(default)
-    } else {
-        Some(&engine.root_dir)
-    }
+    if containerd { Path::new("/var/lib/containerd") } else { &engine.root_dir }
 }
 
 /// Skips what cannot free a useful part of what is needed.

@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job};
 use crate::{
-    observe,
     policy::Class,
     target::{Kind, Target},
+    text::printable,
 };
 
 pub(super) const NAME: &str = "collect_report";
@@ -95,7 +95,8 @@ impl CollectReport {
                 let time = line.time.and_then(|time: SystemTime| Timestamp::try_from(time).ok());
                 let time = time.map(|time| time.to_string()).unwrap_or_default();
                 // Writing to a String cannot fail.
-                let _ = writeln!(text, "{time} {}: {}", line.identifier, line.message);
+                let _ =
+                    writeln!(text, "{time} {}: {}", printable(&line.identifier), printable(&line.message));
                 text
             }),
         }
@@ -108,20 +109,24 @@ async fn container(job: &Job) -> String {
         Ok(None) => "the container is gone\n".to_owned(),
         Ok(Some(container)) => match container.health.and_then(|health| health.last) {
             None => "no healthcheck ran\n".to_owned(),
-            Some(probe) => format!(
-                "last probe: {} (exit code {})\n{}\n",
-                probe.result.as_str(),
-                probe.exit_code,
-                probe.output
-            ),
+            Some(probe) => {
+                let output: Vec<String> = probe.output.lines().map(printable).collect();
+                format!(
+                    "last probe: {} (exit code {})\n{}\n",
+                    probe.result.as_str(),
+                    probe.exit_code,
+                    output.join("\n")
+                )
+            }
         },
     }
 }
 
 async fn filesystem(job: &Job) -> String {
     let mut text = "largest, on this filesystem:\n".to_owned();
-    for (path, bytes) in observe::largest(job.target.name(), 20).await {
-        let _ = writeln!(text, "{:>10}  {}", format_bytes(bytes), path.display());
+    for (path, bytes) in job.host.largest(job.target.name(), 20).await {
+        let path = printable(&path.display().to_string());
+        let _ = writeln!(text, "{:>10}  {path}", format_bytes(bytes));
     }
     text += "\nDocker, wherever it lies:\n";
     let objects = [Object::Images, Object::BuildCache, Object::Volumes, Object::Containers];

@@ -5,6 +5,7 @@
 //! (`admission`, `worker`).
 
 mod query;
+mod record;
 mod schema;
 mod store;
 
@@ -19,7 +20,9 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
 
 pub use query::Reader;
-pub use store::{Accepted, Admission, End, Incoming, Phase, Record, Request, StepRecord, StepState};
+pub use record::{
+    Accepted, Admission, End, Incoming, Phase, Record, Renamed, Request, StepRecord, StepState, Tally,
+};
 
 /// Changes that may wait for the disk; more means that it does not keep up, and deliveries get 503.
 const QUEUE: usize = 1024;
@@ -196,7 +199,7 @@ fn write(connection: &Connection, mut queue: mpsc::Receiver<Change>) {
             }
         }
         for reply in replies {
-            reply(committed.as_ref().map(|()| ()).map_err(|text| failure(text)));
+            reply(committed.clone().map_err(|text| failure(&text)));
         }
     }
 }

@@ -4,18 +4,15 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
-use super::{
-    Error, FILE, Record, StepRecord, schema,
-    store::{budget, class, from_json, phase, step_state},
-};
+use super::{Error, FILE, Phase, Record, StepRecord, StepState, schema};
 use crate::{
     admission::{Budget, Past, Scope},
-    observe::Observation,
+    clock::Moment,
     outcome::Outcome,
-    policy::Limit,
+    policy::{Class, Limit},
 };
 
-/// The newest ended remediations that cooldown and breaker look back on.
+/// The newest tries that cooldown and breaker look back on.
 const LOOK_BACK: i64 = 200;
 
 const COLUMNS: &str = "id, rule, kind, target, phase, step, acted, fingerprint, labels, deliveries, received_wall_ms,
@@ -111,7 +108,7 @@ impl Reader {
         Ok(events.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The ended remediations of one rule and target, newest first, as cooldown and breaker see them.
+    /// The tries of one rule and target, newest first, and what was needed since, as cooldown and breaker see them.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -164,10 +161,6 @@ pub(super) fn records<P: Params>(db: &Connection, clause: &str, values: P) -> ru
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
-    let observation = |column| match row.get_ref(column)? {
-        rusqlite::types::ValueRef::Null => Ok(None),
-        _ => from_json::<Observation>(row, column).map(Some),
-    };
     let outcome: Option<String> = row.get(15)?;
     Ok(Record {
         id: row.get(0)?,
@@ -178,13 +171,14 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         step: usize::try_from(row.get::<_, i64>(5)?).unwrap_or(0),
         acted: row.get(6)?,
         fingerprint: row.get(7)?,
-        labels: from_json(row, 8)?,
+        // Evidence of another shape is no reason to lose sight of a remediation that is open.
+        labels: from_json(row, 8).unwrap_or_default(),
         deliveries: row.get(9)?,
         received_wall_ms: row.get(10)?,
         last_seen_wall_ms: row.get(11)?,
         resolved_wall_ms: row.get(12)?,
-        before: observation(13)?,
-        after: observation(14)?,
+        before: from_json(row, 13).ok(),
+        after: from_json(row, 14).ok(),
         outcome: outcome.and_then(|text| text.parse().ok()),
         reason: row.get(16)?,
         detail: row.get(17)?,
@@ -228,20 +222,82 @@ fn step(row: &Row<'_>) -> rusqlite::Result<(i64, StepRecord)> {
     Ok((row.get(0)?, record))
 }
 
+/// The tries of one rule and target, newest first, each with the first need after it. Refusals and plans in between,
+/// however many, push no try out of sight.
 pub(super) fn history(db: &Connection, rule: &str, kind: &str, target: &str) -> rusqlite::Result<Vec<Past>> {
-    let mut rows = db.prepare_cached(
-        "SELECT acted, outcome, received, ended FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3
+    let mut tries = db.prepare_cached(&format!(
+        "SELECT id, outcome, {}, {} FROM remediation AS one WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1
          AND outcome IS NOT NULL ORDER BY id DESC LIMIT ?4",
-    )?;
-    let past = rows.query_map(params![rule, kind, target, LOOK_BACK], |row| {
-        let outcome: String = row.get(1)?;
+        moment("received"),
+        moment("ended")
+    ))?;
+    let mut need = db.prepare_cached(&format!(
+        "SELECT outcome, {}, {} FROM remediation AS one WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND id > ?4 AND id < ?5
+         AND acted = 0 AND outcome IS NOT NULL AND outcome <> 'not_needed' ORDER BY id LIMIT 1",
+        moment("received"),
+        moment("ended")
+    ))?;
+    let past = |row: &Row<'_>, acted, first: usize| {
         Ok(Past {
-            acted: row.get(0)?,
+            acted,
             // An outcome of a later version is not known to have helped.
-            outcome: outcome.parse().unwrap_or(Outcome::Unknown),
-            received: from_json(row, 2)?,
-            ended: from_json(row, 3)?,
+            outcome: row.get::<_, String>(first)?.parse().unwrap_or(Outcome::Unknown),
+            received: from_json(row, first + 1)?,
+            ended: from_json(row, first + 2)?,
         })
+    };
+    let mut history = Vec::new();
+    let mut newer = i64::MAX;
+    let rows = tries.query_map(params![rule, kind, target, LOOK_BACK], |row| {
+        Ok((row.get::<_, i64>(0)?, past(row, true, 1)?))
     })?;
-    past.collect()
+    for row in rows {
+        let (id, attempt) = row?;
+        let between = params![rule, kind, target, id, newer];
+        history.extend(need.query_row(between, |row| past(row, false, 0)).optional()?);
+        history.push(attempt);
+        newer = id;
+    }
+    Ok(history)
+}
+
+/// The starts that can matter: as many as the largest window allows, newest first.
+pub(super) fn budget(db: &Connection, scope: &Scope, limits: &[Limit]) -> rusqlite::Result<Budget> {
+    let most = limits.iter().map(|limit| limit.count).max().unwrap_or(0);
+    let mut rows = db.prepare_cached(&format!(
+        "SELECT {} FROM start AS one WHERE scope = ?1 ORDER BY id DESC LIMIT ?2",
+        moment("moment")
+    ))?;
+    let starts = rows
+        .query_map(params![scope.key(), most], |row| from_json(row, 0))?
+        .collect::<rusqlite::Result<Vec<Moment>>>()?;
+    Ok(Budget { scope: scope.clone(), limits: limits.to_vec(), starts })
+}
+
+/// A stored moment, its wall clock as it was when its boot last had it right.
+fn moment(column: &str) -> String {
+    format!(
+        "coalesce((SELECT json_set(one.{column}, '$.wall_ms', boot.epoch_ms + json_extract(one.{column}, '$.boot_ms'))
+          FROM boot WHERE boot.id = json_extract(one.{column}, '$.boot_id')), one.{column})"
+    )
+}
+
+/// A value from stored JSON.
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn phase(text: &str) -> Phase {
+    Phase::ALL.into_iter().find(|phase| phase.as_str() == text).unwrap_or(Phase::Ended)
+}
+
+fn step_state(text: &str) -> StepState {
+    StepState::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(StepState::Unknown)
+}
+
+fn class(text: &str) -> Class {
+    Class::ALL.into_iter().find(|class| class.as_str() == text).unwrap_or(Class::D2)
 }

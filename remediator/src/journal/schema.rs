@@ -37,6 +37,7 @@ CREATE TABLE remediation (
 -- At most one open remediation per rule and target: duplicates of an alert are absorbed by it.
 CREATE UNIQUE INDEX remediation_open ON remediation (rule, kind, target) WHERE outcome IS NULL;
 CREATE INDEX remediation_key ON remediation (rule, kind, target, id);
+CREATE INDEX remediation_acted ON remediation (rule, kind, target, id) WHERE acted = 1;
 CREATE TABLE step (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     remediation INTEGER NOT NULL REFERENCES remediation (id) ON DELETE CASCADE,
@@ -56,7 +57,7 @@ CREATE INDEX step_remediation ON step (remediation, id);
 CREATE TABLE start (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     scope TEXT NOT NULL,
-    step INTEGER NOT NULL,          -- the step that was reserved
+    step INTEGER NOT NULL,          -- the step that was reserved; of a walk that only observes, minus its number
     moment TEXT NOT NULL            -- a Moment, JSON
 ) STRICT;
 CREATE INDEX start_scope ON start (scope, id);
@@ -69,6 +70,11 @@ CREATE TABLE event (
     detail TEXT NOT NULL
 ) STRICT;
 CREATE INDEX event_remediation ON event (remediation, id);
+-- When each boot began, by the last that its wall clock said: what was counted before the clock was set keeps its age.
+CREATE TABLE boot (
+    id TEXT PRIMARY KEY,
+    epoch_ms INTEGER NOT NULL
+) STRICT;
 ";
 
 /// Opens the file for writing and brings it to this version.

@@ -2,247 +2,33 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{Error, Journal, query};
+use super::{
+    Accepted, Admission, End, Error, Incoming, Journal, Record, Renamed, Request, StepRecord, Tally, query,
+};
 use crate::{
-    admission::{self, Budget, Refusal, Restraint, Scope},
+    admission::{self, Refusal},
     clock::Moment,
     observe::Observation,
-    outcome::Outcome,
-    policy::{Class, Limit},
-    target::{Kind, Target},
+    target::Target,
+    text::printable,
 };
 
 /// Open remediations at most; more is a flood, and the sender is asked to come again.
 const OPEN_MAX: usize = 10_000;
-/// Ended remediations kept, newest first.
+/// Ended remediations kept, newest first. Those that acted are kept beside them: limits bound their number, and the
+/// breaker must not forget them in a flood of refusals.
 const HISTORY_MAX: i64 = 100_000;
-/// Days that ended remediations are kept.
-const HISTORY_DAYS: i64 = 90;
-
-/// One alert that a rule admitted.
-#[derive(Debug, Clone)]
-pub struct Incoming {
-    /// The rule's name.
-    pub rule: String,
-    /// What it names on this host.
-    pub target: Target,
-    /// Whether it fires; otherwise it says that it is resolved.
-    pub firing: bool,
-    /// Alertmanager's fingerprint, for people to find the alert again.
-    pub fingerprint: String,
-    /// The alert's labels.
-    pub labels: BTreeMap<String, String>,
-}
-
-/// What became of a delivery.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Remediations opened.
-    pub opened: u64,
-    /// Alerts absorbed by an open remediation.
-    pub absorbed: u64,
-    /// Resolved alerts noted on an open remediation.
-    pub resolved: u64,
-}
-
-/// Whether a delivery was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
-    /// It is on disk.
-    Taken(Tally),
-    /// Too many remediations are open already; nothing of it was taken.
-    TooMany,
-}
-
-/// Where an open remediation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Waits for the worker.
-    Received,
-    /// The start is counted; the action has not been called.
-    Reserved,
-    /// The action may have been called.
-    Running,
-    /// The action has ended; the effect is being measured.
-    Verifying,
-    /// It has an outcome.
-    Ended,
-}
-
-impl Phase {
-    const ALL: [Self; 5] = [Self::Received, Self::Reserved, Self::Running, Self::Verifying, Self::Ended];
-
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Reserved => "reserved",
-            Self::Running => "running",
-            Self::Verifying => "verifying",
-            Self::Ended => "ended",
-        }
-    }
-}
-
-/// One remediation as stored.
-#[derive(Debug, Clone, Serialize)]
-pub struct Record {
-    /// Its number.
-    pub id: i64,
-    /// The rule's name.
-    pub rule: String,
-    /// What kind of thing it is about.
-    pub kind: String,
-    /// The thing's name.
-    pub target: String,
-    /// Where it stands.
-    pub phase: Phase,
-    /// The step of the ladder it is at.
-    pub step: usize,
-    /// Whether it acted on the host.
-    pub acted: bool,
-    /// Alertmanager's fingerprint of the first alert.
-    pub fingerprint: String,
-    /// Labels of the first alert.
-    pub labels: BTreeMap<String, String>,
-    /// Alerts that said the same.
-    pub deliveries: u64,
-    /// When the first alert came.
-    pub received_wall_ms: i64,
-    /// When the last alert came.
-    pub last_seen_wall_ms: i64,
-    /// When the alert said that it is resolved, if it did.
-    pub resolved_wall_ms: Option<i64>,
-    /// What was seen before acting.
-    pub before: Option<Observation>,
-    /// What was seen at the end.
-    pub after: Option<Observation>,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// Why it ended so, as a word.
-    pub reason: Option<String>,
-    /// Why it ended so, for people.
-    pub detail: Option<String>,
-    /// When a start may be admitted again, after a refusal.
-    pub next_allowed_wall_ms: Option<i64>,
-    /// When it ended.
-    pub ended_wall_ms: Option<i64>,
-}
-
-/// What became of one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StepState {
-    /// Would have run; the rule is in plan mode.
-    Planned,
-    /// Not run: the reason says why.
-    Skipped,
-    /// Counted, not yet called.
-    Reserved,
-    /// Called; no answer is recorded.
-    Running,
-    /// The host did it.
-    Done,
-    /// The host refused it.
-    Failed,
-    /// Interrupted: it may have happened.
-    Unknown,
-}
-
-impl StepState {
-    const ALL: [Self; 7] = [
-        Self::Planned,
-        Self::Skipped,
-        Self::Reserved,
-        Self::Running,
-        Self::Done,
-        Self::Failed,
-        Self::Unknown,
-    ];
-
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Skipped => "skipped",
-            Self::Reserved => "reserved",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// One step as stored.
-#[derive(Debug, Clone, Serialize)]
-pub struct StepRecord {
-    /// Its place in the rule's ladder, from 0.
-    pub position: usize,
-    /// The action's name.
-    pub action: String,
-    /// The action's class.
-    pub class: Class,
-    /// The exact calls.
-    pub plan: String,
-    /// What became of it.
-    pub state: StepState,
-    /// Why, as a word.
-    pub reason: Option<String>,
-    /// Why, for people.
-    pub detail: Option<String>,
-    /// When it was called.
-    pub started_wall_ms: Option<i64>,
-    /// When it ended.
-    pub ended_wall_ms: Option<i64>,
-    /// What the API says it freed, in bytes.
-    pub claimed_freed_bytes: Option<i64>,
-    /// What the filesystem says it freed, in bytes; negative when less was available afterwards.
-    pub measured_freed_bytes: Option<i64>,
-}
-
-/// A start that wants to be admitted: one step of one remediation.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The remediation.
-    pub id: i64,
-    /// The step, as it will be recorded; none when the walk itself is what counts, for rules that only observe.
-    pub step: Option<StepRecord>,
-    /// Every scope it counts in, with the windows.
-    pub budgets: Vec<(Scope, Vec<Limit>)>,
-    /// Cooldown and breaker, when this is the remediation's first acting step.
-    pub restraint: Option<Restraint>,
-    /// Now.
-    pub now: Moment,
-}
-
-/// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
-    /// It is counted and reserved; this is the step's number, 0 without a step.
-    Admitted(i64),
-    /// It is not.
-    Refused(Refusal),
-}
-
-/// How a remediation ends.
-#[derive(Debug, Clone)]
-pub struct End {
-    /// How.
-    pub outcome: Outcome,
-    /// Why, as a word.
-    pub reason: String,
-    /// Why, for people.
-    pub detail: String,
-    /// When a start may be admitted, after a refusal.
-    pub next_allowed_wall_ms: Option<i64>,
-    /// The last look.
-    pub after: Option<Observation>,
-}
+/// How long ended remediations are kept, in milliseconds: 90 days.
+const HISTORY_MS: i64 = 90 * 86_400_000;
+/// After so long a silence, in milliseconds, the same refusal is news again: 24 hours.
+const SILENCE_MS: i64 = 86_400_000;
+/// Boots that are remembered.
+const BOOTS_MAX: i64 = 1000;
+/// So much a wall clock may drift, in milliseconds, before its boot is noted anew.
+const DRIFT_MS: i64 = 1000;
 
 impl Journal {
     /// Takes one delivery's admitted alerts, all or none.
@@ -253,12 +39,27 @@ impl Journal {
         self.try_change(move |db| accept(db, &alerts, &now)).await
     }
 
-    /// Every remediation that has no outcome yet, oldest first.
+    /// The numbers of the remediations that have no outcome yet, with their targets. Notes where the wall clock stands.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn open_remediations(&self) -> Result<Vec<Record>, Error> {
-        self.change(|db| query::records(db, "WHERE outcome IS NULL ORDER BY id", params![])).await
+    pub async fn open_targets(&self, now: Moment) -> Result<BTreeMap<i64, String>, Error> {
+        self.change(move |db| {
+            note_boot(db, &now)?;
+            let mut rows = db.prepare_cached(
+                "SELECT id, kind || ' ' || target FROM remediation WHERE outcome IS NULL ORDER BY id",
+            )?;
+            rows.query_map(params![], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// One remediation.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn remediation(&self, id: i64) -> Result<Option<Record>, Error> {
+        self.change(move |db| Ok(query::records(db, "WHERE id = ?1", params![id])?.pop())).await
     }
 
     /// The steps of one remediation, in order.
@@ -267,6 +68,15 @@ impl Journal {
     /// When the file cannot be read.
     pub async fn steps(&self, id: i64) -> Result<Vec<StepRecord>, Error> {
         self.change(move |db| query::steps(db, id)).await
+    }
+
+    /// Gives an open remediation the canonical name of its target. Where one of the same rule is open under that name,
+    /// that one stands for both.
+    ///
+    /// # Errors
+    /// When it is not on disk.
+    pub async fn rename(&self, id: i64, target: String, now: Moment) -> Result<Renamed, Error> {
+        self.change(move |db| rename(db, id, &target, &now)).await
     }
 
     /// Writes down what was seen before acting.
@@ -326,7 +136,7 @@ impl Journal {
                     step,
                     ended.state.as_str(),
                     ended.reason,
-                    ended.detail,
+                    ended.detail.as_deref().map(printable),
                     now.wall_ms,
                     ended.claimed_freed_bytes,
                     ended.measured_freed_bytes
@@ -347,6 +157,18 @@ impl Journal {
     /// When it is not on disk.
     pub async fn note_step(&self, id: i64, step: StepRecord) -> Result<(), Error> {
         self.change(move |db| insert_step(db, id, &step).map(drop)).await
+    }
+
+    /// Forgets what was noted of a ladder that has changed before anything was done.
+    ///
+    /// # Errors
+    /// When it is not on disk.
+    pub async fn forget_steps(&self, id: i64) -> Result<(), Error> {
+        self.change(move |db| {
+            db.execute("DELETE FROM step WHERE remediation = ?1", params![id])?;
+            db.execute("UPDATE remediation SET step = 0 WHERE id = ?1", params![id]).map(drop)
+        })
+        .await
     }
 
     /// Goes on with the next step of the ladder.
@@ -370,8 +192,6 @@ impl Journal {
     /// When it is not on disk.
     pub async fn wait(&self, id: i64, refusal: Refusal, next_allowed_wall_ms: i64) -> Result<(), Error> {
         self.change(move |db| {
-            // They are judged anew when it is taken up again.
-            db.execute("DELETE FROM step WHERE remediation = ?1 AND state = 'skipped'", params![id])?;
             db.execute(
                 "UPDATE remediation SET reason = ?2, detail = ?3, next_allowed_wall_ms = ?4 WHERE id = ?1",
                 params![id, refusal.reason, refusal.detail, next_allowed_wall_ms],
@@ -404,20 +224,33 @@ impl Journal {
     /// When it is not on disk.
     pub async fn retain(&self, now: Moment) -> Result<(), Error> {
         self.change(move |db| {
-            let oldest = now.wall_ms - HISTORY_DAYS * 86_400_000;
             db.execute(
-                "DELETE FROM remediation WHERE outcome IS NOT NULL AND (ended_wall_ms < ?1 OR id <= (
-                   SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2))",
-                params![oldest, HISTORY_MAX],
+                "DELETE FROM remediation WHERE outcome IS NOT NULL AND (ended_wall_ms < ?1 OR (acted = 0 AND id <= (
+                   SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2)))",
+                params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
             )?;
             db.execute(
                 "DELETE FROM start WHERE id <= (SELECT id FROM start ORDER BY id DESC LIMIT 1 OFFSET ?1)",
                 params![HISTORY_MAX],
+            )?;
+            db.execute(
+                "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
+                params![BOOTS_MAX],
             )
             .map(drop)
         })
         .await
     }
+}
+
+/// Remembers what the wall clock says of the beginning of this boot, after it was set.
+fn note_boot(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO boot (id, epoch_ms) VALUES (?1, ?2)
+         ON CONFLICT (id) DO UPDATE SET epoch_ms = ?2 WHERE abs(epoch_ms - ?2) > ?3",
+    )?
+    .execute(params![now.boot_id, now.epoch_ms(), DRIFT_MS])
+    .map(drop)
 }
 
 fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Result<Accepted> {
@@ -474,12 +307,43 @@ fn has_room(db: &Connection, alerts: &[Incoming]) -> rusqlite::Result<bool> {
     Ok(open + new <= OPEN_MAX)
 }
 
+fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Result<Renamed> {
+    let other: Option<i64> = db
+        .query_row(
+            "SELECT other.id FROM remediation AS this JOIN remediation AS other
+             ON other.rule = this.rule AND other.kind = this.kind AND other.id <> this.id
+             WHERE this.id = ?1 AND other.target = ?2 AND other.outcome IS NULL",
+            params![id, target],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(other) = other else {
+        let alias: String =
+            db.query_row("SELECT target FROM remediation WHERE id = ?1", params![id], |row| row.get(0))?;
+        db.execute("UPDATE remediation SET target = ?2 WHERE id = ?1", params![id, target])?;
+        event(db, id, now.wall_ms, "renamed", &format!("{alias} is {target}"))?;
+        return Ok(Renamed::Renamed);
+    };
+    db.execute(
+        "UPDATE remediation SET deliveries = deliveries + (SELECT deliveries FROM remediation WHERE id = ?2),
+         last_seen_wall_ms = ?3 WHERE id = ?1",
+        params![other, id, now.wall_ms],
+    )?;
+    db.execute("DELETE FROM remediation WHERE id = ?1", params![id])?;
+    Ok(Renamed::Absorbed)
+}
+
 fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
+    note_boot(db, &request.now)?;
     let (rule, kind, target): (String, String, String) = db.query_row(
         "SELECT rule, kind, target FROM remediation WHERE id = ?1",
         params![request.id],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
+    // A walk that only observes, interrupted after it was admitted.
+    if request.step.is_none() && counted(db, -request.id)? {
+        return Ok(Admission::Admitted(0));
+    }
     if let Some(restraint) = &request.restraint {
         let history = query::history(db, &rule, &kind, &target)?;
         if let Err(refusal) = restraint.admits(&history, &request.now) {
@@ -489,14 +353,14 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
     let budgets = request
         .budgets
         .iter()
-        .map(|(scope, limits)| budget(db, scope, limits))
+        .map(|(scope, limits)| query::budget(db, scope, limits))
         .collect::<rusqlite::Result<Vec<_>>>()?;
     if let Err(refusal) = admission::limits(&budgets, &request.now) {
         return Ok(Admission::Refused(refusal));
     }
     let step = match &request.step {
         Some(record) => insert_step(db, request.id, record)?,
-        None => 0,
+        None => -request.id,
     };
     for (scope, _) in &request.budgets {
         db.execute(
@@ -506,7 +370,8 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
     }
     if let Some(record) = &request.step {
         db.execute(
-            "UPDATE remediation SET phase = 'reserved', step = ?2 WHERE id = ?1",
+            "UPDATE remediation SET phase = 'reserved', step = ?2, reason = NULL, detail = NULL,
+             next_allowed_wall_ms = NULL WHERE id = ?1",
             params![request.id, integer(record.position)],
         )?;
         event(db, request.id, request.now.wall_ms, "reserved", &record.action)?;
@@ -514,15 +379,9 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
     Ok(Admission::Admitted(step))
 }
 
-/// The starts that can matter: as many as the largest window allows, newest first.
-pub(super) fn budget(db: &Connection, scope: &Scope, limits: &[Limit]) -> rusqlite::Result<Budget> {
-    let most = limits.iter().map(|limit| limit.count).max().unwrap_or(0).max(1);
-    let mut rows =
-        db.prepare_cached("SELECT moment FROM start WHERE scope = ?1 ORDER BY id DESC LIMIT ?2")?;
-    let starts = rows
-        .query_map(params![scope.key(), most], |row| from_json(row, 0))?
-        .collect::<rusqlite::Result<Vec<Moment>>>()?;
-    Ok(Budget { scope: scope.clone(), limits: limits.to_vec(), starts })
+/// Whether a start is counted for this step.
+fn counted(db: &Connection, step: i64) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM start WHERE step = ?1")?.exists(params![step])
 }
 
 fn release(db: &Connection, id: i64, step: i64) -> rusqlite::Result<()> {
@@ -532,6 +391,11 @@ fn release(db: &Connection, id: i64, step: i64) -> rusqlite::Result<()> {
 }
 
 fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<i64> {
+    // Taken up again after a wait or a crash, it is judged anew.
+    db.execute(
+        "DELETE FROM step WHERE remediation = ?1 AND position = ?2 AND state IN ('skipped', 'planned')",
+        params![id, integer(step.position)],
+    )?;
     db.execute(
         "INSERT INTO step (remediation, position, action, class, plan, state, reason, detail, started_wall_ms,
          ended_wall_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -543,7 +407,7 @@ fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<
             step.plan,
             step.state.as_str(),
             step.reason,
-            step.detail,
+            step.detail.as_deref().map(printable),
             step.started_wall_ms,
             step.ended_wall_ms
         ],
@@ -552,44 +416,61 @@ fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<
 }
 
 fn finish(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result<i64> {
-    if let Some(earlier) = repeated(db, id, end)? {
-        db.execute(
-            "UPDATE remediation SET deliveries = deliveries + (SELECT deliveries FROM remediation WHERE id = ?2),
-             last_seen_wall_ms = ?3, next_allowed_wall_ms = ?4, detail = ?5 WHERE id = ?1",
-            params![earlier, id, now.wall_ms, end.next_allowed_wall_ms, end.detail],
-        )?;
-        db.execute("DELETE FROM remediation WHERE id = ?1", params![id])?;
-        return Ok(earlier);
-    }
     let after = end.after.as_ref().map(json).transpose()?;
+    let detail = printable(&end.detail);
+    let known_as = match repeated(db, id, end, now)? {
+        Some(earlier) => {
+            fold(db, id, earlier)?;
+            earlier
+        }
+        None => {
+            event(db, id, now.wall_ms, end.outcome.as_str(), &detail)?;
+            id
+        }
+    };
     db.execute(
         "UPDATE remediation SET phase = 'ended', outcome = ?2, reason = ?3, detail = ?4, next_allowed_wall_ms = ?5,
          after = ?6, ended = ?7, ended_wall_ms = ?8 WHERE id = ?1",
         params![
-            id,
+            known_as,
             end.outcome.as_str(),
             end.reason,
-            end.detail,
+            detail,
             end.next_allowed_wall_ms,
             after,
             json(now)?,
             now.wall_ms
         ],
     )?;
-    event(db, id, now.wall_ms, end.outcome.as_str(), &end.detail)?;
-    Ok(id)
+    Ok(known_as)
 }
 
-/// The remediation just before this one of the same rule and target, when neither acted and both ended alike.
-fn repeated(db: &Connection, id: i64, end: &End) -> rusqlite::Result<Option<i64>> {
+/// Adds a remediation to an earlier one, which then shows what was seen and judged last.
+fn fold(db: &Connection, id: i64, earlier: i64) -> rusqlite::Result<()> {
+    db.execute(
+        "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries,
+         last_seen_wall_ms = this.last_seen_wall_ms, resolved_wall_ms = this.resolved_wall_ms, before = this.before,
+         labels = this.labels, fingerprint = this.fingerprint
+         FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
+        params![earlier, id],
+    )?;
+    db.execute("DELETE FROM step WHERE remediation = ?1", params![earlier])?;
+    db.execute("UPDATE step SET remediation = ?1 WHERE remediation = ?2", params![earlier, id])?;
+    db.execute("DELETE FROM remediation WHERE id = ?1", params![id]).map(drop)
+}
+
+/// The remediation just before this one of the same rule and target, not long ago, when neither acted and both ended
+/// alike.
+fn repeated(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result<Option<i64>> {
     db.query_row(
         "SELECT earlier.id FROM remediation AS this JOIN remediation AS earlier
          ON earlier.rule = this.rule AND earlier.kind = this.kind AND earlier.target = this.target
             AND earlier.id < this.id
          WHERE this.id = ?1 AND this.acted = 0 AND earlier.acted = 0 AND earlier.outcome = ?2 AND earlier.reason = ?3
+           AND earlier.last_seen_wall_ms > ?4
            AND earlier.id = (SELECT max(id) FROM remediation WHERE rule = this.rule AND kind = this.kind
                              AND target = this.target AND id < this.id)",
-        params![id, end.outcome.as_str(), end.reason],
+        params![id, end.outcome.as_str(), end.reason, now.wall_ms - SILENCE_MS],
         |row| row.get(0),
     )
     .optional()
@@ -604,31 +485,8 @@ fn event(db: &Connection, id: i64, wall_ms: i64, what: &str, detail: &str) -> ru
 }
 
 /// A value as stored JSON.
-pub(super) fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-/// A value from stored JSON.
-pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-pub(super) fn phase(text: &str) -> Phase {
-    Phase::ALL.into_iter().find(|phase| phase.as_str() == text).unwrap_or(Phase::Ended)
-}
-
-pub(super) fn step_state(text: &str) -> StepState {
-    StepState::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(StepState::Unknown)
-}
-
-pub(super) fn class(text: &str) -> Class {
-    [Class::S0, Class::S1, Class::S2, Class::D1, Class::D2]
-        .into_iter()
-        .find(|class| class.as_str() == text)
-        .unwrap_or(Class::D2)
 }
 
 fn integer(position: usize) -> i64 {
@@ -637,11 +495,4 @@ fn integer(position: usize) -> i64 {
 
 fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
-}
-
-impl Record {
-    /// What kind of thing it is about, if this version knows it.
-    pub fn kind(&self) -> Option<Kind> {
-        [Kind::Filesystem, Kind::Unit, Kind::Container].into_iter().find(|kind| kind.as_str() == self.kind)
-    }
 }

@@ -1,0 +1,253 @@
+//! What is remembered, as plain values: alerts, remediations, steps, and the answers to whoever changes them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    admission::{Refusal, Restraint, Scope},
+    clock::Moment,
+    observe::Observation,
+    outcome::Outcome,
+    policy::{Class, Limit},
+    target::{Kind, Target},
+};
+
+/// One alert that a rule admitted.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The rule's name.
+    pub rule: String,
+    /// What it names on this host.
+    pub target: Target,
+    /// Whether it fires; otherwise it says that it is resolved.
+    pub firing: bool,
+    /// Alertmanager's fingerprint, for people to find the alert again.
+    pub fingerprint: String,
+    /// The alert's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Remediations opened.
+    pub opened: u64,
+    /// Alerts absorbed by an open remediation.
+    pub absorbed: u64,
+    /// Resolved alerts noted on an open remediation.
+    pub resolved: u64,
+}
+
+/// Whether a delivery was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is on disk.
+    Taken(Tally),
+    /// Too many remediations are open already; nothing of it was taken.
+    TooMany,
+}
+
+/// Where an open remediation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Waits for the worker.
+    Received,
+    /// The start is counted; the action has not been called.
+    Reserved,
+    /// The action may have been called.
+    Running,
+    /// The action has ended; the effect is being measured.
+    Verifying,
+    /// It has an outcome.
+    Ended,
+}
+
+impl Phase {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Received, Self::Reserved, Self::Running, Self::Verifying, Self::Ended];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Reserved => "reserved",
+            Self::Running => "running",
+            Self::Verifying => "verifying",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// One remediation as stored.
+#[derive(Debug, Clone, Serialize)]
+pub struct Record {
+    /// Its number.
+    pub id: i64,
+    /// The rule's name.
+    pub rule: String,
+    /// What kind of thing it is about.
+    pub kind: String,
+    /// The thing's name.
+    pub target: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The step of the ladder it is at.
+    pub step: usize,
+    /// Whether it acted on the host.
+    pub acted: bool,
+    /// Alertmanager's fingerprint of the first alert.
+    pub fingerprint: String,
+    /// Labels of the first alert.
+    pub labels: BTreeMap<String, String>,
+    /// Alerts that said the same.
+    pub deliveries: u64,
+    /// When the first alert came.
+    pub received_wall_ms: i64,
+    /// When the last alert came.
+    pub last_seen_wall_ms: i64,
+    /// When the alert said that it is resolved, if it did.
+    pub resolved_wall_ms: Option<i64>,
+    /// What was seen before acting.
+    pub before: Option<Observation>,
+    /// What was seen at the end.
+    pub after: Option<Observation>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Why it ended so, as a word.
+    pub reason: Option<String>,
+    /// Why it ended so, for people.
+    pub detail: Option<String>,
+    /// When a start may be admitted again, after a refusal.
+    pub next_allowed_wall_ms: Option<i64>,
+    /// When it ended.
+    pub ended_wall_ms: Option<i64>,
+}
+
+/// What became of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    /// Would have run; the rule is in plan mode.
+    Planned,
+    /// Not run: the reason says why.
+    Skipped,
+    /// Counted, not yet called.
+    Reserved,
+    /// Called; no answer is recorded.
+    Running,
+    /// The host did it.
+    Done,
+    /// The host refused it.
+    Failed,
+    /// Interrupted: it may have happened.
+    Unknown,
+}
+
+impl StepState {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Planned,
+        Self::Skipped,
+        Self::Reserved,
+        Self::Running,
+        Self::Done,
+        Self::Failed,
+        Self::Unknown,
+    ];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Skipped => "skipped",
+            Self::Reserved => "reserved",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One step as stored.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepRecord {
+    /// Its place in the rule's ladder, from 0.
+    pub position: usize,
+    /// The action's name.
+    pub action: String,
+    /// The action's class.
+    pub class: Class,
+    /// The exact calls.
+    pub plan: String,
+    /// What became of it.
+    pub state: StepState,
+    /// Why, as a word.
+    pub reason: Option<String>,
+    /// Why, for people.
+    pub detail: Option<String>,
+    /// When it was called.
+    pub started_wall_ms: Option<i64>,
+    /// When it ended.
+    pub ended_wall_ms: Option<i64>,
+    /// What the API says it freed, in bytes.
+    pub claimed_freed_bytes: Option<i64>,
+    /// What the filesystem says it freed, in bytes; negative when less was available afterwards.
+    pub measured_freed_bytes: Option<i64>,
+}
+
+/// A start that wants to be admitted: one step of one remediation.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The remediation.
+    pub id: i64,
+    /// The step, as it will be recorded; none when the walk itself is what counts, for rules that only observe.
+    pub step: Option<StepRecord>,
+    /// Every scope it counts in, with the windows.
+    pub budgets: Vec<(Scope, Vec<Limit>)>,
+    /// Cooldown and breaker, when this is the remediation's first acting step.
+    pub restraint: Option<Restraint>,
+    /// Now.
+    pub now: Moment,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It is counted and reserved; this is the step's number, 0 without a step.
+    Admitted(i64),
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// What became of a remediation whose target turned out to have another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renamed {
+    /// It goes on under that name.
+    Renamed,
+    /// The one that is open under that name stands for both.
+    Absorbed,
+}
+
+/// How a remediation ends.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, for people.
+    pub detail: String,
+    /// When a start may be admitted, after a refusal.
+    pub next_allowed_wall_ms: Option<i64>,
+    /// The last look.
+    pub after: Option<Observation>,
+}
+
+impl Record {
+    /// What kind of thing it is about, if this version knows it.
+    pub fn kind(&self) -> Option<Kind> {
+        [Kind::Filesystem, Kind::Unit, Kind::Container].into_iter().find(|kind| kind.as_str() == self.kind)
+    }
+}

@@ -1,0 +1,332 @@
+//! Down the steps of a rule, each judged, admitted, done and measured, until the target is well or they are used up.
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Next, Walker};
+use crate::{
+    actions::{Check, Done, Failure, Job, Step},
+    admission::Refusal,
+    assess::{Sight, record},
+    journal::{Admission, Error, Record, Request, StepRecord, StepState},
+    observe::Observation,
+    outcome::Outcome,
+    policy::{Class, Mode},
+    rules::{Rule, Verify},
+    target::{Kind, Target},
+    verify::{Verdict, Verification},
+};
+
+/// Whether acting helped.
+pub(super) enum Effect {
+    /// Seen to be well for the whole hold time.
+    Well(Observation),
+    /// Not so, or not seen at the last look.
+    NotWell(Option<Observation>),
+    /// The process ends before it is decided.
+    Left,
+}
+
+/// What happened on the way down the ladder.
+#[derive(Default)]
+pub(super) struct Way {
+    /// Something was called that changes the host.
+    pub(super) acted: bool,
+    /// What one of the calls did is not known.
+    pub(super) unknown: bool,
+    /// The host did one of them.
+    pub(super) done: bool,
+    /// Plan mode: something would have been done.
+    pub(super) planned: bool,
+    /// The last call, or in plan mode the first that would be made.
+    pub(super) last_action: Option<(String, Class)>,
+    /// Why the first step that was not done was not.
+    pub(super) first_skip: Option<(String, String)>,
+    /// A limit ended the ladder; until when.
+    pub(super) next_allowed_wall_ms: Option<i64>,
+}
+
+impl Way {
+    pub(super) fn skipped(&mut self, step: &Step, reason: &str, detail: &str) {
+        if step.0.class().acts() && self.first_skip.is_none() {
+            self.first_skip = Some((reason.to_owned(), format!("{}: {detail}", step.0.name())));
+        }
+    }
+
+    /// A step was called and has an answer, or none will come.
+    pub(super) fn did(&mut self, step: &StepRecord) {
+        self.acted = true;
+        self.done |= step.state == StepState::Done;
+        self.unknown |= step.state == StepState::Unknown;
+        self.last_action = Some((step.action.clone(), step.class));
+    }
+}
+
+impl Walker {
+    /// Plan mode: records what would be done, and does nothing.
+    pub(super) async fn plan(&self, remediation: &Record, rule: &Rule, sight: &Sight) -> Result<Next, Error> {
+        self.journal.set_before(remediation.id, sight.seen.clone()).await?;
+        let mut way = Way::default();
+        for (record, step) in
+            self.assessor.plan(remediation.id, rule, sight).await.into_iter().zip(&rule.steps)
+        {
+            if record.state == StepState::Planned && record.class.acts() {
+                way.planned = true;
+                way.last_action.get_or_insert_with(|| (record.action.clone(), record.class));
+            }
+            way.skipped(step, record.reason.as_deref().unwrap_or(""), record.detail.as_deref().unwrap_or(""));
+            self.journal.note_step(remediation.id, record).await?;
+        }
+        let (outcome, reason, detail) = match way.first_skip.clone() {
+            Some((reason, detail)) if !way.planned => (Outcome::Blocked, reason, detail),
+            _ => {
+                let detail = format!("mode is plan; {}", sight.seen.summary());
+                (Outcome::Planned, "plan_mode".to_owned(), detail)
+            }
+        };
+        self.metrics.decision(&rule.name, outcome.as_str(), &reason);
+        self.end(remediation, rule, &way, outcome, &reason, &detail, None).await
+    }
+
+    /// Walks down the steps from `position` until the target is well or they are used up.
+    pub(super) async fn ladder(
+        &self,
+        remediation: &Record,
+        rule: &Rule,
+        mut sight: Sight,
+        position: usize,
+        mut way: Way,
+    ) -> Result<Next, Error> {
+        let id = remediation.id;
+        if !way.acted {
+            self.journal.set_before(id, sight.seen.clone()).await?;
+        }
+        // What only observes is limited too: a flapping alert must not flood whoever is told.
+        if !rule.acts()
+            && let Admission::Refused(refusal) = self.reserve(id, rule, None, &sight, true).await?
+        {
+            return self.refused(remediation, rule, refusal, &sight.seen).await;
+        }
+        for (position, step) in rule.steps.iter().enumerate().skip(position) {
+            let job = self.assessor.job(id, rule, &sight);
+            if let Check::Skip(reason, detail) = self.assessor.judge(step, &job).await {
+                way.skipped(step, reason, &detail);
+                self.skip(id, position, step, &sight.target, reason, detail).await?;
+                continue;
+            }
+            if !step.0.class().acts() {
+                self.observe(id, position, step, &job).await?;
+                continue;
+            }
+            if rule.mode == Mode::Plan {
+                // It acted in mode auto, and the mode was lowered since.
+                way.skipped(step, "plan_mode", "mode is plan");
+                self.skip(id, position, step, &sight.target, "plan_mode", "mode is plan".to_owned()).await?;
+                continue;
+            }
+            let admission = self.reserve(id, rule, Some((position, step)), &sight, !way.acted).await?;
+            let reserved = match admission {
+                Admission::Admitted(reserved) => reserved,
+                Admission::Refused(refusal) if way.acted => {
+                    if let Some(next) = self.wait(remediation, &refusal).await? {
+                        return Ok(next);
+                    }
+                    // That a gentle step is refused is no reason for a harsher one: the ladder ends here.
+                    way.skipped(step, refusal.reason, &refusal.detail);
+                    way.next_allowed_wall_ms = Some(self.clock.now().wall_after(refusal.wait));
+                    self.skip(id, position, step, &sight.target, refusal.reason, refusal.detail).await?;
+                    break;
+                }
+                Admission::Refused(refusal) => {
+                    return self.refused(remediation, rule, refusal, &sight.seen).await;
+                }
+            };
+            if self.stop.is_cancelled() {
+                self.journal.release(id, reserved).await?;
+                return Ok(Next::Left);
+            }
+            let before = sight.seen.clone();
+            let record = self.act(id, reserved, position, step, &job).await?;
+            way.did(&record);
+            match self.effect(rule, &sight.target, Some(&before)).await {
+                Effect::Left => return Ok(Next::Left),
+                Effect::Well(after) => {
+                    return self
+                        .end(remediation, rule, &way, Outcome::Succeeded, "verified", "", Some(after))
+                        .await;
+                }
+                Effect::NotWell(Some(seen)) => sight.seen = seen,
+                // Nobody knows what a further step would meet.
+                Effect::NotWell(None) => {
+                    let detail = "the target could not be seen after it";
+                    return self
+                        .end(remediation, rule, &way, Outcome::Unknown, "probe_unknown", detail, None)
+                        .await;
+                }
+            }
+            if is_met(rule.verify.as_ref(), &before, &sight.seen) {
+                // Well, and not for long enough: a further step has nothing to do.
+                break;
+            }
+        }
+        self.used_up(remediation, rule, sight.seen, way).await
+    }
+
+    async fn skip(
+        &self,
+        id: i64,
+        position: usize,
+        step: &Step,
+        target: &Target,
+        reason: &str,
+        detail: String,
+    ) -> Result<(), Error> {
+        let mut record = record(position, step, target, StepState::Skipped);
+        record.reason = Some(reason.to_owned());
+        record.detail = Some(detail);
+        self.journal.note_step(id, record).await
+    }
+
+    /// Runs a step that only observes; its failure is no reason to stop.
+    async fn observe(&self, id: i64, position: usize, step: &Step, job: &Job) -> Result<(), Error> {
+        let started = self.clock.now().wall_ms;
+        let result = self.run(step, job).await;
+        let mut record = record(position, step, &job.target, StepState::Done);
+        record.started_wall_ms = Some(started);
+        record.ended_wall_ms = Some(self.clock.now().wall_ms);
+        settle(&mut record, result);
+        self.journal.note_step(id, record).await?;
+        // Taken up again after a wait, it goes on behind this step.
+        self.journal.next_step(id, position + 1).await
+    }
+
+    async fn reserve(
+        &self,
+        id: i64,
+        rule: &Rule,
+        step: Option<(usize, &Step)>,
+        sight: &Sight,
+        first: bool,
+    ) -> Result<Admission, Error> {
+        let class = step.map_or(Class::S0, |(_, step)| step.0.class());
+        let admission = self
+            .journal
+            .reserve(Request {
+                id,
+                step: step.map(|(position, step)| record(position, step, &sight.target, StepState::Reserved)),
+                budgets: self.assessor.scopes(rule, &sight.target, class, first),
+                restraint: first.then_some(rule.restraint),
+                now: self.clock.now(),
+            })
+            .await?;
+        match &admission {
+            Admission::Admitted(_) => self.metrics.decision(&rule.name, "admitted", "none"),
+            Admission::Refused(Refusal { reason, .. }) => {
+                self.metrics.decision(&rule.name, "refused", reason);
+            }
+        }
+        Ok(admission)
+    }
+
+    /// Calls the action, between two durable marks, and measures what it freed.
+    async fn act(
+        &self,
+        id: i64,
+        reserved: i64,
+        position: usize,
+        step: &Step,
+        job: &Job,
+    ) -> Result<StepRecord, Error> {
+        self.journal.running(id, reserved, self.clock.now()).await?;
+        let started = Instant::now();
+        let result = self.run(step, job).await;
+        self.metrics.step_took(step.0.name(), started.elapsed());
+        let mut record = record(position, step, &job.target, StepState::Done);
+        settle(&mut record, result);
+        record.measured_freed_bytes = self.measure(job).await;
+        self.metrics.freed(step.0.name(), record.claimed_freed_bytes, record.measured_freed_bytes);
+        tracing::info!(id, rule = job.rule, target = %job.target, action = step.0.name(), state = record.state.as_str(),
+            detail = record.detail.as_deref().unwrap_or(""), "step ended");
+        self.journal.verifying(id, reserved, record.clone(), self.clock.now()).await?;
+        Ok(record)
+    }
+
+    async fn run(&self, step: &Step, job: &Job) -> Result<Done, Failure> {
+        let limit = step.0.timeout();
+        timeout(limit, step.0.run(job))
+            .await
+            .unwrap_or_else(|_| Err(Failure::Unknown(format!("no answer within {} s", limit.as_secs()))))
+    }
+
+    /// What a step freed by the filesystem's own account, in bytes.
+    async fn measure(&self, job: &Job) -> Option<i64> {
+        let Observation::Filesystem(before) = &job.seen else { return None };
+        let Ok(Observation::Filesystem(after)) = self.assessor.eyes.observe(&job.target).await else {
+            return None;
+        };
+        let after = i64::try_from(after.avail_bytes).ok()?;
+        after.checked_sub(i64::try_from(before.avail_bytes).ok()?)
+    }
+
+    /// Looks until it is decided whether acting helped.
+    pub(super) async fn effect(&self, rule: &Rule, target: &Target, before: Option<&Observation>) -> Effect {
+        let (Some(verify), Some(before)) = (&rule.verify, before) else {
+            return self.no_longer_needed(rule, target).await;
+        };
+        let began = Instant::now();
+        let mut verification = Verification::begin(verify, before.clone(), began);
+        let mut was_met = false;
+        loop {
+            let seen = self.assessor.eyes.observe(target).await.ok();
+            let now = Instant::now();
+            was_met |= seen.as_ref().is_some_and(|seen| verify.done.met(before, seen));
+            match verification.look(seen.as_ref(), now) {
+                Verdict::Done => {
+                    self.metrics.verified(&rule.name, began.elapsed());
+                    return seen.map_or(Effect::NotWell(None), Effect::Well);
+                }
+                Verdict::NotDone => return Effect::NotWell(seen),
+                // A disk that is not done shortly after a step will not become so by waiting: the next step may help.
+                // One that was done and is so no more has the time that it is given.
+                Verdict::Wait
+                    if target.kind() == Kind::Filesystem
+                        && !was_met
+                        && now.duration_since(began) >= self.settle =>
+                {
+                    return Effect::NotWell(seen);
+                }
+                Verdict::Wait => {}
+            }
+            tokio::select! {
+                () = sleep(self.pace) => {}
+                () = self.stop.cancelled() => return Effect::Left,
+            }
+        }
+    }
+
+    /// One look for a rule without a mark: what it no longer needs is done.
+    async fn no_longer_needed(&self, rule: &Rule, target: &Target) -> Effect {
+        match self.assessor.eyes.observe(target).await {
+            Ok(seen) if rule.verify.is_none() && !rule.needs(&seen) => Effect::Well(seen),
+            seen => Effect::NotWell(seen.ok()),
+        }
+    }
+}
+
+fn is_met(verify: Option<&Verify>, before: &Observation, seen: &Observation) -> bool {
+    verify.is_some_and(|verify| verify.done.met(before, seen))
+}
+
+/// Writes an action's answer into its record.
+fn settle(record: &mut StepRecord, result: Result<Done, Failure>) {
+    let (state, reason, detail) = match result {
+        Ok(done) => {
+            record.claimed_freed_bytes = done.claimed_freed_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+            (StepState::Done, None, done.detail)
+        }
+        Err(Failure::Refused(detail)) => (StepState::Failed, Some("refused_by_host"), detail),
+        Err(Failure::Unknown(detail)) => (StepState::Unknown, Some("unanswered"), detail),
+    };
+    record.state = state;
+    record.reason = reason.map(str::to_owned);
+    record.detail = Some(detail);
+}
