@@ -99,11 +99,7 @@ impl Engine {
             disk,
         };
         engine.write_client_config()?;
-        wait_for("dockerd to answer", Duration::from_secs(30), async || {
-            engine.dockerd.check_alive()?;
-            engine.docker(&["version"]).await
-        })
-        .await?;
+        engine.wait_for_answer().await?;
         Ok(engine)
     }
 
@@ -132,6 +128,39 @@ impl Engine {
     /// When dockerd has ended.
     pub fn freeze(&self) -> Result<Frozen> {
         self.dockerd.freeze()
+    }
+
+    /// Ends dockerd in order, as `systemctl stop docker` does: containers end too, the disk stays.
+    ///
+    /// # Errors
+    ///
+    /// When its end cannot be awaited.
+    pub fn stop(&mut self) -> Result<()> {
+        self.dockerd.stop().map(drop)
+    }
+
+    /// Starts dockerd again after [`Self::stop`].
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer within 30 s.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let command = dockerd(&self.dir, &self.disk, &self.cgroup, self.containerd.id())?;
+        self.dockerd = Process::start("dockerd", &self.dir, command)?;
+        self.wait_for_answer().await
+    }
+
+    /// How many requests of this method, with `part` in their path, dockerd has been sent: by its own
+    /// log, whoever sent them.
+    #[must_use]
+    pub fn requests(&self, method: &str, part: &str) -> usize {
+        let log = self.dockerd.log();
+        // "Calling POST /v1.41/build/prune" until Docker 27, then fields of a "handling POST request".
+        let calls = log.lines().filter(|line| {
+            let is_call = line.contains("msg=\"Calling ") || line.contains("msg=\"handling ");
+            is_call && line.contains(method) && line.contains(part)
+        });
+        calls.count()
     }
 
     /// Runs the docker client and returns what it printed, without the last line break.
@@ -253,6 +282,15 @@ impl Engine {
     async fn build_folder(&self, tag: &str, folder: &Path) -> Result<()> {
         let folder = folder.to_str().context("the lab's path is UTF-8")?;
         self.docker(&["build", "--quiet", "--network", "none", "--tag", tag, folder]).await.map(drop)
+    }
+
+    async fn wait_for_answer(&mut self) -> Result<()> {
+        wait_for("dockerd to answer", Duration::from_secs(30), async || {
+            self.dockerd.check_alive()?;
+            self.docker(&["version"]).await
+        })
+        .await
+        .map(drop)
     }
 
     fn number(&self) -> u32 {
@@ -382,7 +420,8 @@ fn dockerd(dir: &Path, disk: &Disk, cgroup: &str, containerd: u32) -> Result<Com
     // Asking the machine's systemd for scopes would leave units there.
     command.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
-    command.arg("--userland-proxy=false");
+    // Every request is in the log then, which is how tests count them.
+    command.args(["--userland-proxy=false", "--debug"]);
     Ok(command)
 }
 

@@ -1,6 +1,6 @@
 //! Reading the classic Prometheus text format, as far as tests ask: samples by name and labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All samples of one scrape.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,12 @@ impl Exposition {
                     .iter()
                     .all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
         })
+    }
+
+    /// The names of all metrics.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.0.iter().map(|sample| sample.name.as_str()).collect()
     }
 
     /// The value of the first sample of `name` that carries all these labels.

@@ -5,9 +5,12 @@
 //! propagation credentials and later mounts are not seen, without the capabilities
 //! `AmbientCapabilities=` stays empty.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{engine::Engine, namespace, process::Frozen, tools, wait::wait_for};
@@ -115,6 +118,23 @@ impl SystemdHost {
     /// When systemd cannot be asked.
     pub async fn property(&self, unit: &str, property: &str) -> Result<String> {
         self.systemctl(&["show", "--value", "--property", property, unit]).await
+    }
+
+    /// How often a unit was started, by systemd's own journal: each start has an invocation of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub async fn starts(&self, unit: &str) -> Result<usize> {
+        let read = "journalctl --sync && exec journalctl --no-pager --output=json --unit=\"$1\"";
+        let lines = self.exec(&["sh", "-c", read, "sh", unit]).await?;
+        let mut invocations = BTreeSet::new();
+        for line in lines.lines() {
+            let entry: Value = serde_json::from_str(line)?;
+            // Systemd's own lines about the unit; those that the unit wrote have another field.
+            invocations.extend(entry["INVOCATION_ID"].as_str().map(str::to_owned));
+        }
+        Ok(invocations.len())
     }
 
     /// Writes a file on the host.

@@ -4,8 +4,18 @@
 // The lab's purpose is to start other programs; the ban is for the two product binaries.
 #![allow(clippy::disallowed_types)]
 
+mod alerting;
+mod closed_loop;
+mod crash;
+mod disk;
+mod duplicates;
+mod hang;
 mod itself;
+mod plan;
+mod second_disk;
 mod shared;
+mod truth;
+mod unit;
 
 use std::{future::Future, time::Instant};
 
@@ -19,7 +29,18 @@ fn main() {
     }
     // More at once would only make the waits longer: each test runs several daemons.
     arguments.test_threads.get_or_insert(2);
-    libtest_mimic::run(&arguments, itself::trials()).exit();
+    let trials = [
+        itself::trials(),
+        disk::trials(),
+        unit::trials(),
+        truth::trials(),
+        second_disk::trials(),
+        duplicates::trials(),
+        plan::trials(),
+        crash::trials(),
+        hang::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
 
 fn enter() {
