@@ -9,6 +9,7 @@ mod closed_loop;
 mod crash;
 mod disk;
 mod duplicates;
+mod exported_units;
 mod hang;
 mod itself;
 mod plan;
@@ -31,6 +32,7 @@ fn main() {
     arguments.test_threads.get_or_insert(2);
     let trials = [
         itself::trials(),
+        exported_units::trials(),
         disk::trials(),
         unit::trials(),
         truth::trials(),
