@@ -54,9 +54,7 @@ route RemediationIneffective log severity=info
 route RemediationEscalated team severity=warning
 route RemediationBreakerOpen log severity=info
 route RemediatorDown team severity=warning
-route RemediatorPausedTooLong team severity=warning
-route RemediatorStateDegraded team severity=warning
-route RemediatorConfigRejected team severity=warning
+route RemediatorStateFailing team severity=warning
 route RemediationDeliveryFailing team severity=warning
 
 # An alert of somebody else's, without a severity, reaches people and never the remediator.
