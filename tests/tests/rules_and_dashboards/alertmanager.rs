@@ -6,7 +6,11 @@ use evenkeel_host::config::PromDuration;
 use evenkeel_remediator::matcher::Matcher;
 use serde::Deserialize;
 
-use crate::{metrics::Metrics, promql, remediator, repository, rules};
+use crate::{
+    metrics::Metrics,
+    promql, remediator, repository,
+    rules::{self, Alert},
+};
 
 /// What remains for delays that nobody counted.
 const SLACK: Duration = Duration::from_secs(30);
@@ -198,6 +202,17 @@ fn a_page_leaves_later_than_the_repair_holds_it_back() {
         }
     }
     assert!(compared >= 4);
+}
+
+/// When a repair ends without success, or the remediator dies, people hear of it soon.
+#[test]
+fn what_was_held_back_leaves_within_a_minute() {
+    let config = alertmanager();
+    for page in rules::all().into_iter().filter(Alert::is_page) {
+        for way in ways(&config.route, &page.as_sent()) {
+            assert!(way.group_interval <= Duration::from_secs(60), "{}", page.alert);
+        }
+    }
 }
 
 #[test]
