@@ -80,6 +80,15 @@ lab-test: ## the lab's tests only; ARGS='NAME' for some of them
 	$(cargo) build --workspace --bins --features evenkeel-tests/lab
 	$(cargo) test --package evenkeel-tests --features lab --test lab -- $(ARGS)
 
+##@ Measure
+
+.PHONY: bench
+bench: ## what the two binaries cost: release build, then a table (10 minutes)
+	@$(call need_root,bench)
+	@tests/fetch-tools.sh lab
+	$(cargo) build --release --workspace --bins --features evenkeel-tests/lab
+	$(cargo) bench --package evenkeel-tests --features lab
+
 ##@ The rest
 
 .PHONY: toolchain
