@@ -217,6 +217,17 @@ impl Engine {
         self.docker(&command).await
     }
 
+    /// The same for a container whose health `probe`, a shell command, decides every second.
+    ///
+    /// # Errors
+    ///
+    /// When the container does not start.
+    pub async fn run_probed(&self, name: &str, probe: &str, program: &[&str]) -> Result<String> {
+        let often = ["--health-interval", "1s", "--health-retries", "2", "--health-cmd", probe];
+        // Process 1 of a container ignores SIGTERM unless it handles it: every stop would take 10 s.
+        self.run(&[&["--name", name, "--stop-signal", "KILL"], &often[..]].concat(), program).await
+    }
+
     /// One field of a container, by a template of `docker inspect`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
     binaries::Surroundings,
     engine::{Engine, Options},
+    systemd_host::SystemdHost,
     wait::wait_for,
 };
 use libtest_mimic::Trial;
@@ -26,58 +27,78 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 async fn while_a_unit_starts() -> Result<()> {
-    const UNIT: &str = "slow-starter.service";
+    const CURED: &str = "slow-cured.service";
+    const HOPELESS: &str = "slow-hopeless.service";
     let host = shared::host().await?;
-    // No limit binds, so that only the memory of what was begun keeps it from beginning again.
+    // No limit binds, and the cooldown counts only what has ended: the memory of what was begun is
+    // all that keeps the next process from beginning again.
     let remediator = r#"
 policy: {mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
-    target: {unit: name, allow: [slow-starter.service]}
+    target: {unit: name, allow: ["slow-*.service"]}
     limits: [50/1h]
-    cooldown: 0s
+    cooldown: 1h
     steps: [unit_restart: {reset_failed: once}]
     verify: {active_for: 2s, within: 30s}
 "#;
     let setup = Setup { around: shared::surroundings().await?, remediator, ..Setup::default() };
     let mut at = ClosedLoop::start(setup).await?;
-    // Fails at its first start; every later one takes five seconds and succeeds.
-    host.install_unit(
-        UNIT,
-        "[Service]\n\
-         ExecStartPre=/bin/sh -c 'test ! -e /run/slow-starter || sleep 5'\n\
-         ExecStart=/bin/sh -c 'test -e /run/slow-starter && exec sleep 600; touch /run/slow-starter; exit 3'\n",
-    )
-    .await?;
-    host.systemctl(&["start", UNIT]).await?;
+    // Both fail at once when they start first, and take six seconds for every later start.
+    for (unit, end) in [(CURED, "exec sleep 600"), (HOPELESS, "exit 4")] {
+        let unit_file = format!(
+            "[Service]\n\
+             ExecStartPre=/bin/sh -c 'test ! -e /run/%n || sleep 6'\n\
+             ExecStart=/bin/sh -c 'test -e /run/%n && {end}; touch /run/%n; exit 3'\n"
+        );
+        host.install_unit(unit, &unit_file).await?;
+        host.systemctl(&["start", unit]).await?;
+    }
 
-    wait_for("the restart to be under way", SOON, async || {
-        let state = host.property(UNIT, "ActiveState").await?;
-        ensure!(state == "activating", "it is {state}");
-        Ok(())
-    })
-    .await?;
+    wait_for("both restarts to be under way", SOON, async || both_are(&host, "activating").await).await?;
     at.remediator.crash()?;
-    ensure!(
-        host.property(UNIT, "ActiveState").await? == "activating",
-        "the kill came too late for this test"
-    );
-    let [record] = &at.history("unit-failed", UNIT).await?[..] else { bail!("one remediation is open") };
-    ensure!(record["phase"] == "running", "{record:#}");
+    both_are(&host, "activating").await.context("the kill came too late for this test")?;
+    for unit in [CURED, HOPELESS] {
+        let [record] = &at.history("unit-failed", unit).await?[..] else { bail!("one is open on {unit}") };
+        ensure!(record["phase"] == "running", "{record:#}");
+    }
     at.remediator.restart().await?;
 
-    let record =
-        at.remediation("the verification", ("unit-failed", UNIT), |one| one["phase"] == "ended").await?;
-    ensure!(
-        record["outcome"] == "succeeded" && record["after"]["unit"]["active_state"] == "active",
-        "{record:#}"
-    );
-    was_interrupted(&record)?;
-    at.resolves("SystemdUnitFailed", ("name", UNIT)).await?;
-    let starts = host.starts(UNIT).await?;
-    ensure!(starts == 2, "started {starts} times: by the test, and by the remediator that was killed");
-    host.systemctl(&["stop", UNIT]).await.map(drop)
+    let ended = async |unit, outcome: &str| {
+        let wanted = |one: &Value| one["acted"] == true && one["outcome"] == outcome;
+        at.remediation(&format!("{unit} to have {outcome}"), ("unit-failed", unit), wanted).await
+    };
+    let cured = ended(CURED, "succeeded").await?;
+    was_interrupted(&cured)?;
+    ensure!(cured["after"]["unit"]["active_state"] == "active", "{cured:#}");
+    let hopeless = ended(HOPELESS, "unknown").await?;
+    was_interrupted(&hopeless)?;
+    ensure!(hopeless["after"]["unit"]["exec_main_status"] == 4, "{hopeless:#}");
+    let told = at.told.received();
+    ensure!(told.len() == 1 && told[0]["target"] == HOPELESS, "a person is told of one: {told:#?}");
+
+    at.resolves("SystemdUnitFailed", ("name", CURED)).await?;
+    at.remediation("another offer to be refused", ("unit-failed", HOPELESS), |one| {
+        one["reason"] == "cooldown"
+    })
+    .await?;
+    for unit in [CURED, HOPELESS] {
+        let starts = host.starts(unit).await?;
+        ensure!(
+            starts == 2,
+            "{unit} started {starts} times: by the test, and by the process that was killed"
+        );
+    }
+    host.systemctl(&["stop", CURED]).await?;
+    host.systemctl(&["reset-failed", HOPELESS]).await.map(drop)
+}
+
+async fn both_are(host: &SystemdHost, wanted: &str) -> Result<()> {
+    let states = host.systemctl(&["show", "--value", "--property=ActiveState", "slow-*.service"]).await?;
+    let states: Vec<&str> = states.split_whitespace().collect();
+    ensure!(states == [wanted; 2], "they are {states:?}");
+    Ok(())
 }
 
 async fn while_the_engine_prunes() -> Result<()> {

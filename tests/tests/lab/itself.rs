@@ -66,16 +66,8 @@ async fn engine_fills_its_disk_and_leaves_nothing() -> Result<()> {
 
 async fn engine_runs_health_checks() -> Result<()> {
     let engine = shared::engine().await?;
-    let health = |name, command| {
-        let engine = Arc::clone(&engine);
-        async move {
-            let often =
-                ["--name", name, "--health-interval", "1s", "--health-retries", "2", "--health-cmd", command];
-            engine.run(&often, &["sleep", "600"]).await
-        }
-    };
-    health("well", "true").await?;
-    health("broken", "curl localhost").await?;
+    engine.run_probed("well", "true", &["sleep", "600"]).await?;
+    engine.run_probed("broken", "curl localhost", &["sleep", "600"]).await?;
     for (name, wanted) in [("well", "healthy"), ("broken", "unhealthy")] {
         wait_for(wanted, SOON, async || {
             let seen = engine.inspect(name, "{{.State.Health.Status}}").await?;

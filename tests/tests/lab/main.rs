@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_types)]
 
 mod alerting;
+mod blind;
 mod closed_loop;
 mod crash;
 mod disk;
@@ -41,6 +42,7 @@ fn main() {
         plan::trials(),
         crash::trials(),
         hang::trials(),
+        blind::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -44,9 +44,7 @@ async fn as_shipped_changes_nothing() -> Result<()> {
     let shipped = shipped(&disk)?;
     let setup = Setup { around, remediator: &shipped, ..Setup::default() };
     let ((), mut at) = try_join!(engine.fill_with_build_cache(0.87), ClosedLoop::start(setup))?;
-    let often =
-        ["--name", CONTAINER, "--health-interval", "2s", "--health-retries", "2", "--health-cmd", "false"];
-    engine.run(&often, &["sleep", "600"]).await?;
+    engine.run_probed(CONTAINER, "false", &["sleep", "600"]).await?;
     host.install_unit(UNIT, "[Service]\nExecStart=/bin/sh -c 'exit 3'\n").await?;
     host.systemctl(&["start", UNIT]).await?;
     at.fires("HostDiskHigh", ("mountpoint", &disk)).await?;

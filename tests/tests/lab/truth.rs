@@ -77,8 +77,8 @@ rules:
 
 /// A container that is well after every start, and writes a line at each.
 async fn start(engine: &Engine, name: &str, probe: &str) -> Result<()> {
-    let often = ["--name", name, "--health-interval", "1s", "--health-retries", "2", "--health-cmd", probe];
-    engine.run(&often, &["sh", "-c", "echo started; touch /well; exec sleep 600"]).await.map(drop)
+    let program = ["sh", "-c", "echo started; touch /well; exec sleep 600"];
+    engine.run_probed(name, probe, &program).await.map(drop)
 }
 
 /// How often a container was started, by its own words.
