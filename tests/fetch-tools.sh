@@ -328,9 +328,6 @@ build_tools() {
     local wanted rustup own toolchain program
     local programs='cargo rustc rustdoc cargo-clippy clippy-driver cargo-fmt rustfmt'
     wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
-    # What an earlier run chose is not the machine's own.
-    PATH=:$PATH:
-    PATH=${PATH//":$bin:"/:}
     for program in $programs; do rm -f "$bin/$program"; done
     if builds "$wanted" cargo; then return; fi
     rustup=$(command -v rustup || true)
@@ -397,6 +394,11 @@ at_least() { # at_least VERSION: reads "cargo 1.95.0 (…)"
 }
 
 # ---- main ------------------------------------------------------------------------------------------
+
+# What an earlier run has put there is not the machine's own.
+PATH=:$PATH:
+PATH=${PATH//":$bin:"/:}
+PATH=${PATH:1:-1}
 
 mkdir -p "$bin" "$root" "$images"
 exec 9>"$tools/lock"

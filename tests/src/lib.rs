@@ -9,18 +9,25 @@
 // The lab's purpose is to start other programs; the ban is for the two product binaries.
 #![allow(clippy::disallowed_types)]
 
+pub mod alerting;
 pub mod alertmanager;
 pub mod binaries;
+pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod exposition;
 pub mod http;
+pub mod inside;
 pub mod namespace;
+pub mod private_host;
 pub mod process;
 pub mod prometheus;
 pub mod receiver;
 pub mod redis_server;
 pub mod run_dir;
+pub mod screen;
+pub mod stack;
 pub mod systemd_host;
 pub mod tools;
+pub mod up;
 pub mod wait;

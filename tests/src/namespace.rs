@@ -5,6 +5,8 @@
 //! run ends, in whatever way, every process in it is killed and every mount and loop device goes.
 //! Inside, `/run` and `/etc` are private copies: the host's own daemons cannot be reached by
 //! accident, and nothing that the lab's daemons write into `/etc` reaches the host.
+//! [`World::Machine`] is for watching the machine itself: everything is the machine's own then, and
+//! the kernel's guarantee about processes and mounts is all that remains.
 //!
 //! Three processes play a part: the *outside* one keeps the terminal's process and cleans up, the
 //! *init* one is process 1 inside and does nothing but reap, the *inside* one runs the program. A
@@ -31,6 +33,8 @@ use crate::{run_dir::RunDir, tools};
 pub const STAGE: &str = "EVENKEEL_LAB_STAGE";
 /// The run's folder, by its path outside.
 pub const RUN: &str = "EVENKEEL_LAB_RUN";
+/// The world of the run, as the outside process has chosen it.
+pub const WORLD: &str = "EVENKEEL_LAB_WORLD";
 
 /// The run's folder, inside. Short, because the path of a Unix socket may have 107 bytes only.
 const INSIDE: &str = "/run/lab";
@@ -38,13 +42,35 @@ const INSIDE: &str = "/run/lab";
 /// How long the inside process may take to end by itself once it was asked to.
 const FAREWELL: Duration = Duration::from_secs(30);
 
-/// Which loopback the lab uses.
+/// Which world a run lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// One of its own: no port is ever taken, none is opened on the machine.
-    Own,
-    /// The machine's, so that a browser outside can look at what runs inside.
-    Host,
+pub enum World {
+    /// A lab with a loopback of its own: no port is ever taken, none is opened on the machine.
+    Lab,
+    /// A lab on the machine's loopback, so that a browser outside can look at what runs inside.
+    OpenLab,
+    /// The machine as it is. Mounts made on it later are seen, those made inside end with the run.
+    Machine,
+}
+
+impl World {
+    const ALL: [Self; 3] = [Self::Lab, Self::OpenLab, Self::Machine];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Lab => "lab",
+            Self::OpenLab => "open-lab",
+            Self::Machine => "machine",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Lab => &["--net"],
+            Self::OpenLab => &[],
+            Self::Machine => &["--propagation", "slave"],
+        }
+    }
 }
 
 /// The inside end of the pipe from the outside process.
@@ -59,21 +85,30 @@ impl Lifeline {
     }
 }
 
-/// Enters the lab's namespaces. Returns only inside them; in the process that was started from
+/// Enters the namespaces of `world`. Returns only inside them; in the process that was started from
 /// outside it never returns but ends with the inside program's exit code.
 ///
 /// # Errors
 ///
 /// When this is not root, or a namespace, mount or folder cannot be made.
-pub fn enter(network: Network) -> Result<Lifeline> {
+pub fn enter(world: World) -> Result<Lifeline> {
     match std::env::var(STAGE).as_deref() {
         Ok("init") => init(),
         Ok("inside") => {
-            furnish()?;
+            if world != World::Machine {
+                furnish()?;
+            }
             Ok(Lifeline(()))
         }
-        _ => outside(network),
+        _ => outside(world),
     }
+}
+
+/// The world that the outside process has chosen; none in the outside process itself.
+#[must_use]
+pub fn chosen() -> Option<World> {
+    let chosen = std::env::var(WORLD).ok()?;
+    World::ALL.into_iter().find(|world| world.as_str() == chosen)
 }
 
 /// A new folder of the run for one thing, such as `/run/lab/redis-2`.
@@ -86,7 +121,8 @@ pub fn place(name: &str) -> Result<PathBuf> {
     if !is_inside() {
         bail!("{name} can only be started inside the lab (namespace::enter)");
     }
-    let path = Path::new(INSIDE).join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let folder = if chosen() == Some(World::Machine) { run_folder()? } else { PathBuf::from(INSIDE) };
+    let path = folder.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
 }
@@ -108,22 +144,21 @@ pub fn run_folder() -> Result<PathBuf> {
 
 // ---- outside -------------------------------------------------------------------------------------
 
-fn outside(network: Network) -> Result<Lifeline> {
+fn outside(world: World) -> Result<Lifeline> {
     if !geteuid().is_root() {
-        bail!("the lab mounts disks and starts its own Docker, which needs root: run it as root");
+        bail!("this mounts disks and starts daemons of its own, which needs root: run it as root");
     }
     let run = RunDir::create(&tools::run_folder().join("lab"))?;
     let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    if network == Network::Own {
-        unshare.arg("--net");
-    }
     unshare
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(world.flags())
         .arg("--")
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(STAGE, "init")
         .env(RUN, run.path())
+        .env(WORLD, world.as_str())
         .stdin(Stdio::piped());
     let child = unshare.spawn().context("cannot start unshare (package util-linux)")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -60,6 +60,7 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
         .env("LC_ALL", "C.UTF-8")
         .env_remove(crate::namespace::STAGE)
         .env_remove(crate::namespace::RUN)
+        .env_remove(crate::namespace::WORLD)
         .stdin(Stdio::null());
     command
 }

@@ -21,7 +21,7 @@ mod unit;
 
 use std::{future::Future, time::Instant};
 
-use evenkeel_tests::namespace::{self, Network};
+use evenkeel_tests::namespace::{self, World};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -48,7 +48,7 @@ fn main() {
 }
 
 fn enter() {
-    match namespace::enter(Network::Own) {
+    match namespace::enter(World::Lab) {
         Ok(lifeline) => {
             std::thread::spawn(|| {
                 lifeline.wait();
