@@ -13,13 +13,13 @@ mod webhook;
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use evenkeel_tests::namespace::{self, Network};
+use evenkeel_tests::namespace::{self, World};
 
 /// One row of the table: what, and the figure with its unit.
 pub(crate) type Row = (String, String);
 
 fn main() -> Result<()> {
-    let lifeline = namespace::enter(Network::Own)?;
+    let lifeline = namespace::enter(World::Lab)?;
     std::thread::spawn(|| {
         lifeline.wait();
         std::process::exit(130);
