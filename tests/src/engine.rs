@@ -436,13 +436,16 @@ fn dockerd(dir: &Path, disk: &Disk, cgroup: &str, containerd: u32) -> Result<Com
     Ok(command)
 }
 
-/// The processes whose command line holds `text`.
+/// The processes of this lab whose command line holds `text`. A lab that runs inside this one has
+/// the same paths for its own: its processes are visible here, and live in another namespace.
 fn processes_naming(text: &[u8]) -> Vec<u32> {
+    let world = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+    let own = world("self");
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.windows(text.len()).any(|part| part == text)
+        line.windows(text.len()).any(|part| part == text) && world(&pid.to_string()) == own
     })
     .collect()
 }

@@ -29,20 +29,22 @@ fn main() {
     if !arguments.list {
         enter();
     }
-    // More at once would only make the waits longer: each test runs several daemons.
-    arguments.test_threads.get_or_insert(2);
+    // Most of a test is waiting, and more at once would only make the waits longer: each runs several
+    // daemons.
+    arguments.test_threads.get_or_insert(3);
+    // The longest first, so that none runs alone at the end.
     let trials = [
-        itself::trials(),
-        exported_units::trials(),
-        disk::trials(),
+        blind::trials(),
         unit::trials(),
+        hang::trials(),
+        plan::trials(),
+        crash::trials(),
+        disk::trials(),
         truth::trials(),
         second_disk::trials(),
         duplicates::trials(),
-        plan::trials(),
-        crash::trials(),
-        hang::trials(),
-        blind::trials(),
+        exported_units::trials(),
+        itself::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
