@@ -75,7 +75,7 @@ alerts: ## promtool and amtool on rules, their tests, configurations and routes
 
 # The exporter and the remediator are started by their own names, so they are built first.
 .PHONY: lab-test
-lab-test: ## the lab's tests only; ARGS='NAME' for some of them
+lab-test: ## the lab's tests only; ARGS=NAME for those named so
 	@$(call need_root,lab-test)
 	$(cargo) build --workspace --bins --features evenkeel-tests/lab
 	$(cargo) test --package evenkeel-tests --features lab --test lab -- $(ARGS)

@@ -229,6 +229,14 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_something_listens_on_is_not_free() {
+        let everywhere = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        assert!(!is_free(everywhere.local_addr().unwrap().port()));
+        let port = free_port().unwrap();
+        assert!(is_free(port));
+    }
+
+    #[test]
     fn an_ended_program_is_reported_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");

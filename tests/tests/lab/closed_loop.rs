@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
+    alerting::{Ports, Wiring},
     alertmanager::Alertmanager,
     binaries::{Exporter, Remediator, Surroundings},
     http, namespace,
@@ -20,8 +21,6 @@ use evenkeel_tests::{
 };
 use serde_json::Value;
 use tokio::try_join;
-
-use crate::alerting::{self, Ports};
 
 /// Long enough for an alert to fire, be delivered and be acted on when the machine is busy; every
 /// wait ends as soon as the fact is there.
@@ -80,7 +79,9 @@ impl ClosedLoop {
         let preamble = PREAMBLE.replace("PORT", &ports.remediator.to_string()).replace("TOLD", &told.url());
         let config = dir.join("remediator.yml");
         fs::write(&config, preamble + setup.remediator)?;
-        let files = alerting::write(&dir, &ports, &people.url())?;
+        let (token, people_url) = (dir.join("webhook.token"), people.url());
+        let wiring = Wiring { ports: &ports, token: &token, hurry: true, people: Some(&people_url) };
+        let files = wiring.write(&dir)?;
         let (exporter, remediator, prometheus, alertmanagers) = try_join!(
             Exporter::start(&dir, ports.exporter, None, &setup.around),
             Remediator::start(&dir, ports.remediator, &config, &setup.around),

@@ -260,12 +260,12 @@ async fn killed_run_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-fn folders(parent: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn folders(parent: &Path) -> Result<Vec<PathBuf>> {
     Ok(fs::read_dir(parent)?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
 }
 
 /// The process namespace that a descendant of `outside` lives in and this process does not.
-fn inner_world(outside: u32) -> Result<PathBuf> {
+pub(crate) fn inner_world(outside: u32) -> Result<PathBuf> {
     let own = fs::read_link("/proc/self/ns/pid")?;
     let mut family = vec![outside];
     while let Some(pid) = family.pop() {
@@ -282,7 +282,7 @@ fn inner_world(outside: u32) -> Result<PathBuf> {
     bail!("process {outside} has no descendant in a namespace of its own")
 }
 
-fn members(world: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn members(world: &Path) -> Result<Vec<PathBuf>> {
     let processes = folders(Path::new("/proc"))?;
     Ok(processes
         .into_iter()
@@ -291,7 +291,7 @@ fn members(world: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The loop devices behind the disks in a run's folder.
-fn loops_of(run: &Path) -> Result<String> {
+pub(crate) fn loops_of(run: &Path) -> Result<String> {
     let mut found = String::new();
     for file in
         fs::read_dir(run)?.flatten().filter(|file| file.path().extension().is_some_and(|it| it == "img"))

@@ -4,10 +4,10 @@
 // The lab's purpose is to start other programs; the ban is for the two product binaries.
 #![allow(clippy::disallowed_types)]
 
-mod alerting;
 mod blind;
 mod closed_loop;
 mod crash;
+mod demo;
 mod disk;
 mod duplicates;
 mod exported_units;
@@ -18,6 +18,7 @@ mod second_disk;
 mod shared;
 mod truth;
 mod unit;
+mod up;
 
 use std::{future::Future, time::Instant};
 
@@ -34,6 +35,7 @@ fn main() {
     arguments.test_threads.get_or_insert(3);
     // The longest first, so that none runs alone at the end.
     let trials = [
+        demo::trials(),
         blind::trials(),
         unit::trials(),
         hang::trials(),
@@ -43,6 +45,7 @@ fn main() {
         truth::trials(),
         second_disk::trials(),
         duplicates::trials(),
+        up::trials(),
         exported_units::trials(),
         itself::trials(),
     ];

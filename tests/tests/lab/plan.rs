@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
+    alerting::replaced,
     binaries::{Surroundings, built},
     engine::{Engine, Options},
     tools,
@@ -13,7 +14,6 @@ use libtest_mimic::Trial;
 use tokio::try_join;
 
 use crate::{
-    alerting::replaced,
     closed_loop::{ClosedLoop, SOON, Setup, acting_steps},
     shared, trial,
 };
