@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
     binaries::Surroundings,
     engine::{Engine, Options},
+    http,
     wait::wait_for,
 };
 use libtest_mimic::Trial;
@@ -58,6 +59,19 @@ rules:
     let measured = step["measured_freed_bytes"].as_f64().context("nothing measured")?;
     let claimed = step["claimed_freed_bytes"].as_f64().context("nothing claimed")?;
     ensure!(claimed > 0.0 && (measured - gained).abs() < gained / 10.0, "gained {gained}: {step:#}");
+
+    let counted = at.remediator.scrape().await?;
+    let by_action = [("action", "build_cache_prune")];
+    for (metric, bytes) in [("freed", measured), ("claimed_freed", claimed)] {
+        let metric = format!("evenkeel_remediator_{metric}_bytes_total");
+        ensure!(counted.value(&metric, &by_action) == Some(bytes), "{metric} is not {bytes}");
+    }
+    // Alertmanager came with the token every time; who comes without it is refused.
+    let code = |code| counted.value("evenkeel_remediator_webhook_requests_total", &[("code", code)]);
+    ensure!(code("200") >= Some(1.0) && code("401").is_none(), "{:?} {:?}", code("200"), code("401"));
+    let url = format!("{}/api/v1/alerts", at.remediator.url());
+    let stranger = http::post_json(&url, &serde_json::json!({"version": "4", "alerts": []})).await;
+    ensure!(stranger.is_err_and(|error| error.to_string().contains("401")), "a stranger was let in");
 
     exported_usage(&at, disk, |used| used < 0.8).await?;
     at.resolves("HostDiskHigh", about).await?;

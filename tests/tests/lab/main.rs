@@ -12,6 +12,7 @@ mod disk;
 mod duplicates;
 mod exported_units;
 mod hang;
+mod held_back;
 mod itself;
 mod plan;
 mod second_disk;
@@ -37,6 +38,7 @@ fn main() {
     let trials = [
         demo::trials(),
         blind::trials(),
+        held_back::trials(),
         unit::trials(),
         hang::trials(),
         plan::trials(),
