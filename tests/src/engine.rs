@@ -262,6 +262,19 @@ impl Engine {
         Ok(())
     }
 
+    /// How many pieces of build cache there are, and how large they are together, in docker's words.
+    /// (How many of them are in use is another matter: a build lets go of its own some time after it.)
+    ///
+    /// # Errors
+    ///
+    /// When the engine cannot be asked.
+    pub async fn build_cache(&self) -> Result<String> {
+        let usage =
+            self.docker(&["system", "df", "--format", "{{.Type}}: {{.TotalCount}}, {{.Size}}"]).await?;
+        let cache = usage.lines().find(|line| line.starts_with("Build Cache"));
+        Ok(cache.context("no line about build cache")?.to_owned())
+    }
+
     /// Imports the systemd image under `tag`, once.
     ///
     /// # Errors

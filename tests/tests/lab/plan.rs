@@ -121,13 +121,8 @@ async fn world(at: &ClosedLoop, engine: &Engine) -> Result<World> {
     let host = shared::host().await?;
     let scrape = at.exporter.scrape().await?;
     ensure!(scrape.value("docker_up", &[]) == Some(1.0), "the exporter sees the engine");
-    let usage = engine.docker(&["system", "df"]).await?;
     Ok(World {
-        build_cache: usage
-            .lines()
-            .find(|line| line.starts_with("Build Cache"))
-            .unwrap_or_default()
-            .to_owned(),
+        build_cache: engine.build_cache().await?,
         container_started: engine.inspect(CONTAINER, "{{.State.StartedAt}}").await?,
         unit_invocation: host.property(UNIT, "InvocationID").await?,
         unit_state: host.property(UNIT, "ActiveState").await?,
