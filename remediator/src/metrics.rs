@@ -20,6 +20,7 @@ use crate::{
     outcome::Outcome,
     policy::Class,
     rules::Rule,
+    target::Kind,
 };
 
 type Labels = Vec<(&'static str, String)>;
@@ -55,6 +56,10 @@ impl Metrics {
         let inner = Inner::new();
         for rule in rules {
             for action in rule.steps.iter().map(|step| &step.0).filter(|action| action.class().acts()) {
+                if action.fits(Kind::Filesystem) {
+                    drop(inner.freed.get_or_create(&vec![("action", action.name().to_owned())]));
+                    drop(inner.claimed.get_or_create(&vec![("action", action.name().to_owned())]));
+                }
                 for outcome in Outcome::ALL.into_iter().filter(|outcome| outcome.acted()) {
                     let labels = remediation(&rule.name, action.name(), action.class().as_str(), outcome);
                     drop(inner.remediations.get_or_create(&labels));

@@ -24,6 +24,11 @@ impl Exposition {
         Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 
+    /// Every sample, as written.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.0.iter()
+    }
+
     /// The samples of `name` that carry all these labels.
     pub fn all<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a Sample> {
         self.0.iter().filter(move |sample| {

@@ -14,6 +14,7 @@ mod exported_units;
 mod hang;
 mod held_back;
 mod itself;
+mod metrics;
 mod plan;
 mod second_disk;
 mod shared;
@@ -49,6 +50,7 @@ fn main() {
         duplicates::trials(),
         up::trials(),
         exported_units::trials(),
+        metrics::trials(),
         itself::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

@@ -1,0 +1,130 @@
+//! The list that rules, dashboards and documents are checked against is what the two binaries really publish.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use evenkeel_tests::{
+    binaries::{Exporter, Remediator},
+    exposition::Exposition,
+    http, namespace,
+    process::free_port,
+    redis_server::RedisServer,
+    tools,
+    wait::wait_for,
+};
+use libtest_mimic::Trial;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{shared, trial};
+
+const LIST: &str = include_str!("../../golden/metric-names.txt");
+
+/// What the two binaries publish; the rest of the list is Prometheus' and Alertmanager's own.
+const OURS: [&str; 5] = ["evenkeel_", "systemd_", "docker_", "node_filesystem_", "redis_"];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("metrics_are_those_on_the_list", metrics_are_those_on_the_list)]
+}
+
+async fn metrics_are_those_on_the_list() -> Result<()> {
+    let (engine, host) = (shared::engine().await?, shared::host().await?);
+    let around = shared::surroundings().await?;
+    let redis = RedisServer::start().await?;
+    let probed = ["--name", "metrics-probed", "--health-cmd", "true", "--health-interval", "1s"];
+    engine.run(&probed, &["sleep", "600"]).await?;
+    engine.run(&["--name", "metrics-gone"], &["false"]).await?;
+    host.install_unit("metrics-failing.service", "[Service]\nExecStart=/bin/false\n").await?;
+    host.systemctl(&["start", "metrics-failing.service"]).await?;
+
+    let dir = namespace::place("metrics")?;
+    let config = dir.join("exporter.yml");
+    fs::write(&config, format!("redis: [{{name: lab, url: \"{}\"}}]\n", redis.url()))?;
+    let exporter = Exporter::start(&dir, free_port()?, Some(&config), &around).await?;
+    let port = free_port()?;
+    let config = dir.join("remediator.yml");
+    fs::write(&config, REMEDIATOR.replace("PORT", &port.to_string()))?;
+    let remediator = Remediator::start(&dir, port, &config, &around).await?;
+    // One alert that is repaired, one that means nothing here: each counter counts something.
+    let alert = |labels| json!({"status": "firing", "labels": labels});
+    let delivery = json!({"version": "4", "alerts": [
+        alert(json!({"alertname": "Metrics", "host": "lab", "name": "metrics-failing.service"})),
+        alert(json!({"alertname": "Metrics", "host": "elsewhere", "name": "metrics-failing.service"})),
+    ]});
+    host.write_file("/etc/systemd/system/metrics-failing.service", "[Service]\nExecStart=/bin/sleep 600\n")
+        .await?;
+    host.systemctl(&["daemon-reload"]).await?;
+    http::post_json(&format!("{}/api/v1/alerts", remediator.url()), &delivery).await?;
+
+    let missing = wait_for("every listed metric", Duration::from_secs(60), async || {
+        let mut seen = labels_by_name(&exporter.scrape().await?);
+        seen.extend(labels_by_name(&remediator.scrape().await?));
+        let missing: Vec<&str> = LIST
+            .lines()
+            .filter(|line| OURS.iter().any(|ours| line.starts_with(ours)))
+            .filter(|line| {
+                let mut words = line.split_whitespace();
+                let name = words.next().unwrap_or_default();
+                let labels: BTreeSet<String> = words.map(str::to_owned).collect();
+                seen.get(name).is_none_or(|known| !known.contains(&labels))
+            })
+            .collect();
+        ensure!(missing.is_empty(), "not published, or with other labels: {missing:#?}");
+        Ok(missing)
+    })
+    .await;
+    let broken = promtool(&exporter.url()).await.and(promtool(&remediator.url()).await);
+    engine.docker(&["rm", "--force", "metrics-probed", "metrics-gone"]).await?;
+    host.systemctl(&["stop", "metrics-failing.service"]).await?;
+    missing.map(drop).and(broken)
+}
+
+/// A rule that acts on one unit of this test.
+const REMEDIATOR: &str = r#"
+identity: {hosts: [lab]}
+server: {auth: none, listen: ["127.0.0.1:PORT"]}
+state: {dir: state}
+policy: {mode: auto}
+rules:
+  - name: metrics
+    match: ['alertname="Metrics"']
+    target: {unit: name, allow: [metrics-failing.service]}
+    steps: [unit_restart: {reset_failed: once}]
+    verify: {active_for: 1s, within: 20s}
+  - name: metrics-disk
+    mode: plan
+    match: ['alertname="NeverSent"']
+    target: {filesystem: mountpoint, allow: [/]}
+    steps: [build_cache_prune]
+    verify: {usage_below: 80%, within: 5m}
+"#;
+
+/// The sets of label names that each metric is published with.
+fn labels_by_name(scrape: &Exposition) -> BTreeMap<String, BTreeSet<BTreeSet<String>>> {
+    let mut names = BTreeMap::<String, BTreeSet<BTreeSet<String>>>::new();
+    for sample in scrape.samples() {
+        names.entry(sample.name.clone()).or_default().insert(sample.labels.keys().cloned().collect());
+    }
+    names
+}
+
+/// `promtool check metrics` finds nothing to complain about.
+async fn promtool(url: &str) -> Result<()> {
+    let text = http::get(&format!("{url}/metrics")).await?;
+    let mut command = tools::command(tools::program("promtool")?);
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = tokio::process::Command::from(command).spawn()?;
+    let mut input = child.stdin.take().context("the pipe was asked for")?;
+    input.write_all(text.as_bytes()).await?;
+    drop(input);
+    let output = child.wait_with_output().await?;
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    ensure!(output.status.success() && said.trim().is_empty(), "promtool check metrics on {url}: {said}");
+    Ok(())
+}
