@@ -165,6 +165,17 @@ async fn a_client_that_goes_away_takes_nothing_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_waited_for_is_not_served_later() {
+    let slow = Fake::new("systemd", Does::Take(Duration::from_secs(2), up()));
+    let scraper = scraper(&[&slow]);
+    let leaving = tokio::time::timeout(Duration::from_secs(1), scraper.all(patience("10"))).await;
+    assert!(leaving.is_err());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_has(&text(scraper.all(patience("10")).await).await, "systemd_up 1.0");
+    assert_eq!(slow.looks(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_counted_and_recovery_is_seen() {
     let fake = Fake::new("systemd", Does::Fail("gone"));
     let scraper = scraper(&[&fake]);

@@ -33,7 +33,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     ) -> (Landing<T>, bool) {
         let mut current = self.lock();
         if let Some((end, landing)) = current.as_ref()
-            && landing.peek().is_none()
+            && !has_landed(landing)
             && may_join(*end)
         {
             return (landing.clone(), false);
@@ -51,7 +51,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     /// Lets go of a result that all who wanted it have.
     pub(super) fn forget_landed(&self) {
         let mut current = self.lock();
-        if current.as_ref().is_some_and(|(_, landing)| landing.peek().is_some()) {
+        if current.as_ref().is_some_and(|(_, landing)| has_landed(landing)) {
             *current = None;
         }
     }
@@ -59,4 +59,10 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     fn lock(&self) -> MutexGuard<'_, Option<(Instant, Landing<T>)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the work has ended. Polled, not peeked at: where all who asked have gone away nobody else has done so, and
+/// an old result would pass for work under way.
+fn has_landed<T: Clone>(landing: &Landing<T>) -> bool {
+    landing.clone().now_or_never().is_some()
 }
