@@ -149,18 +149,30 @@ async fn filesystem(job: &Job) -> String {
     text
 }
 
-/// Writes one report and forgets the oldest beyond [`KEPT`]. The names sort by the remediation's number.
+/// Writes one report and forgets the oldest beyond [`KEPT`]. The names sort by the remediation's number; what else lies
+/// in the folder is not ours.
 fn write(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(dir.join(name))?;
     file.write_all(text.as_bytes())?;
-    let mut reports: Vec<_> = fs::read_dir(dir)?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let mut reports: Vec<_> = fs::read_dir(dir)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| is_report(&name.to_string_lossy())))
+        .collect();
     reports.sort_unstable_by(|a, b| b.cmp(a));
     for old in reports.into_iter().skip(KEPT) {
         fs::remove_file(old)?;
     }
     Ok(())
+}
+
+/// Whether a file's name is one that this action gives.
+fn is_report(name: &str) -> bool {
+    name.strip_suffix(".txt")
+        .and_then(|name| name.split_once('-'))
+        .is_some_and(|(id, _)| id.len() >= 8 && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -177,5 +189,16 @@ mod tests {
         names.sort();
         assert_eq!(names.len(), KEPT);
         assert_eq!(names[0], "00000005-r.txt");
+    }
+
+    #[test]
+    fn leaves_alone_what_is_no_report() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("00000000-kept")).unwrap();
+        fs::write(dir.path().join("00-notes.txt"), "mine").unwrap();
+        for id in 0..=KEPT {
+            write(dir.path(), &format!("{id:08}-r.txt"), "x").unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT + 2);
     }
 }

@@ -79,6 +79,8 @@ impl Action for ContainerRestart {
             };
             let client =
                 job.host.docker.client().await.map_err(|error| Failure::Refused(error.to_string()))?;
+            // Its own time-out is for small questions; this call ends when the container has stopped and started.
+            let client = client.with_timeout(self.timeout());
             let mut options = RestartContainerOptionsBuilder::new();
             if let Some(seconds) = self.stop_seconds() {
                 options = options.t(seconds);
@@ -142,11 +144,13 @@ async fn network_dependents(job: &Job, id: &str) -> Result<Vec<String>, evenkeel
     Ok(dependents)
 }
 
-/// An answer of the engine means that it did not happen; anything else may have been lost on the way.
+/// A refusal of the engine means that it did not happen. An error of its own may come halfway: stopped and not started
+/// again, deleted in part. Anything else may have been lost on the way.
 pub(super) fn engine_failure(error: DockerError) -> Failure {
     match error {
         DockerError::DockerResponseServerError { status_code, message } => {
-            Failure::Refused(format!("the engine says {status_code}: {message}"))
+            let text = format!("the engine says {status_code}: {message}");
+            if status_code < 500 { Failure::Refused(text) } else { Failure::Unknown(text) }
         }
         other => Failure::Unknown(other.to_string()),
     }
@@ -182,5 +186,16 @@ mod tests {
         assert_eq!(judged(|c| c.health = "healthy".to_owned()), "not_unhealthy");
         assert_eq!(judged(|c| c.auto_remove = true), "auto_remove");
         assert_eq!(judged(|c| c.swarm = true), "swarm");
+    }
+
+    #[test]
+    fn only_a_refusal_says_that_nothing_was_done() {
+        let answered = |status_code| {
+            engine_failure(DockerError::DockerResponseServerError { status_code, message: "no".to_owned() })
+        };
+        assert_eq!(answered(404), Failure::Refused("the engine says 404: no".to_owned()));
+        assert_eq!(answered(409), Failure::Refused("the engine says 409: no".to_owned()));
+        // The container was stopped, and its port was taken when it was to start again.
+        assert_eq!(answered(500), Failure::Unknown("the engine says 500: no".to_owned()));
     }
 }
