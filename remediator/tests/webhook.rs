@@ -334,6 +334,20 @@ async fn other_methods_and_paths_are_told_so() {
     receiver.stop().await;
 }
 
+/// Announces a body of so many bytes, sends none of it, and answers with all that comes back: a client that sends may
+/// see its own broken pipe instead.
+async fn announced(address: &str, length: usize) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 /// Sends a chunked body, whose length nobody announces, and answers with the status line.
 async fn chunked(address: &str, chunks: usize) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -360,9 +374,9 @@ async fn a_body_over_16_mib_is_413_however_it_comes() {
     let body = firing("/no/such/a");
     let padded = |size: usize| body.clone() + &" ".repeat(size - body.len());
     assert_eq!(receiver.post(padded(16 << 20)).await.status(), StatusCode::OK);
-    let answer = receiver.post(padded((16 << 20) + 1)).await;
-    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(answer.text().await.unwrap(), "a delivery may have 16 MiB at most\n");
+    let answer = announced(&receiver.address, (16 << 20) + 1).await;
+    assert!(answer.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\na delivery may have 16 MiB at most\n"), "{answer}");
     assert_eq!(chunked(&receiver.address, 17).await, "HTTP/1.1 413 Payload Too Large");
     receiver.stop().await;
 }
