@@ -184,6 +184,7 @@ fn admission(
     let now = Clock::default().now();
     let mut refusal = None;
     if let Some(reader) = reader {
+        let now = reader.on_timeline(&now)?;
         let mut budgets = Vec::new();
         for (scope, limits) in assessor.scopes(rule, &sight.target, first.class, true) {
             let budget = reader.budget(&scope, &limits)?;

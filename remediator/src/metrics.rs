@@ -17,6 +17,7 @@ use crate::{
     assess::Assessor,
     clock::Clock,
     journal::{Error, Reader},
+    notify::Delivery,
     outcome::Outcome,
     policy::Class,
     rules::Rule,
@@ -48,6 +49,7 @@ struct Inner {
     freed: Family<Labels, Counter>,
     claimed: Family<Labels, Counter>,
     write_errors: Counter,
+    notifications: Family<Labels, Counter>,
 }
 
 impl Metrics {
@@ -65,6 +67,10 @@ impl Metrics {
                     drop(inner.remediations.get_or_create(&labels));
                 }
             }
+        }
+        for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
+            let result = vec![("result", result.as_str().to_owned())];
+            drop(inner.notifications.get_or_create(&result));
         }
         for status in ["firing", "resolved"] {
             drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
@@ -133,6 +139,17 @@ impl Metrics {
         self.0.write_errors.inc();
     }
 
+    /// A message was delivered to one receiver, or will not be.
+    pub fn notification(&self, result: Delivery) {
+        self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).inc();
+    }
+
+    /// How often that was so.
+    #[cfg(test)]
+    pub(crate) fn notifications(&self, result: Delivery) -> u64 {
+        self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).get()
+    }
+
     /// Adds the counters to one scrape's registry.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("evenkeel_remediator");
@@ -172,6 +189,11 @@ impl Metrics {
             "Times the state could not be written",
             this.write_errors.clone(),
         );
+        registry.register(
+            "notifications",
+            "Messages to receivers, by what became of them",
+            this.notifications.clone(),
+        );
     }
 }
 
@@ -189,6 +211,7 @@ impl Inner {
             freed: Family::default(),
             claimed: Family::default(),
             write_errors: Counter::default(),
+            notifications: Family::default(),
         }
     }
 }
@@ -207,12 +230,13 @@ fn remediation(rule: &str, action: &str, class: &str, outcome: Outcome) -> Label
 /// # Errors
 /// When the journal cannot be read.
 pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<Snapshot, Error> {
-    let now = clock.now();
+    let wall_ms = clock.now().wall_ms;
+    let now = reader.on_timeline(&clock.now())?;
     let (depth, oldest) = reader.queue()?;
     #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
     let number = |value: u64| value as f64;
     #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
-    let age = oldest.map_or(0.0, |oldest| (now.wall_ms - oldest).max(0) as f64 / 1000.0);
+    let age = oldest.map_or(0.0, |oldest| (wall_ms - oldest).max(0) as f64 / 1000.0);
     let mut in_progress = Values::gauge(
         "evenkeel_remediator_in_progress",
         "Remediations between the reservation of a start and the end of its verification",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{outcome::Outcome, text::shell_word};
+use crate::{metrics::Metrics, outcome::Outcome, text::shell_word};
 
 /// Messages that may wait for one receiver.
 const QUEUE: usize = 100;
@@ -17,6 +17,8 @@ const QUEUE: usize = 100;
 const TRIES: u32 = 4;
 /// How long one try may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Between the first try and the second; four times as long before each further one.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// When a receiver wants to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +105,34 @@ struct Envelope<'a> {
     explain: String,
 }
 
+/// What became of one message for one receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver took it.
+    Delivered,
+    /// It was tried and given up.
+    Failed,
+    /// Too many waited already.
+    Dropped,
+}
+
+impl Delivery {
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// Queues messages for the receivers.
 #[derive(Clone, Default)]
 pub struct Notifier {
     receivers: Arc<Vec<(Receiver, mpsc::Sender<String>)>>,
     host: Arc<str>,
+    metrics: Option<Metrics>,
 }
 
 impl Notifier {
@@ -118,6 +143,7 @@ impl Notifier {
     pub fn start(
         receivers: Vec<Receiver>,
         host: &str,
+        metrics: &Metrics,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> reqwest::Result<Self> {
@@ -126,10 +152,17 @@ impl Notifier {
             Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build()?;
         let queues = receivers.into_iter().map(|receiver| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            tasks.spawn(deliver(client.clone(), receiver.clone(), queue, stop.clone()));
+            let courier = Courier {
+                client: client.clone(),
+                receiver: receiver.clone(),
+                metrics: metrics.clone(),
+                pause: PAUSE,
+                stop: stop.clone(),
+            };
+            tasks.spawn(courier.deliver(queue));
             (receiver, sender)
         });
-        Ok(Self { receivers: Arc::new(queues.collect()), host: host.into() })
+        Ok(Self { receivers: Arc::new(queues.collect()), host: host.into(), metrics: Some(metrics.clone()) })
     }
 
     /// Tells the receivers that want to hear of this outcome.
@@ -151,53 +184,75 @@ impl Notifier {
             told += 1;
             if queue.try_send(body.clone()).is_err() {
                 tracing::warn!(receiver = %host_of(&receiver.url), id = notice.id, "notification dropped: its queue is full");
+                if let Some(metrics) = &self.metrics {
+                    metrics.notification(Delivery::Dropped);
+                }
             }
         }
         told
     }
 }
 
-/// Sends one receiver's messages, one after the other.
-async fn deliver(
+/// Sends one receiver's messages.
+struct Courier {
     client: Client,
     receiver: Receiver,
-    mut queue: mpsc::Receiver<String>,
+    metrics: Metrics,
+    pause: Duration,
     stop: CancellationToken,
-) {
-    loop {
-        let body = tokio::select! {
-            body = queue.recv() => body,
-            () = stop.cancelled() => queue.try_recv().ok(),
-        };
-        let Some(body) = body else { return };
-        let mut pause = Duration::from_millis(500);
-        for attempt in 1..=TRIES {
-            match send(&client, &receiver, &body).await {
-                Ok(()) => break,
-                Err(error) if attempt == TRIES || stop.is_cancelled() => {
-                    tracing::warn!(receiver = %host_of(&receiver.url), %error, "notification not delivered");
-                    break;
+}
+
+impl Courier {
+    /// One after the other, until the queue is closed; after `stop`, until it is empty.
+    async fn deliver(self, mut queue: mpsc::Receiver<String>) {
+        loop {
+            let body = tokio::select! {
+                body = queue.recv() => body,
+                () = self.stop.cancelled() => queue.try_recv().ok(),
+            };
+            let Some(body) = body else { return };
+            self.metrics.notification(self.try_hard(&body).await);
+        }
+    }
+
+    async fn try_hard(&self, body: &str) -> Delivery {
+        let mut pause = self.pause;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.send(body).await {
+                Ok(()) => return Delivery::Delivered,
+                Err(error) if tries == TRIES || self.stop.is_cancelled() => {
+                    let receiver = host_of(&self.receiver.url);
+                    tracing::warn!(%receiver, error, tries, "notification not delivered");
+                    return Delivery::Failed;
                 }
                 Err(_) => tokio::time::sleep(pause).await,
             }
             pause *= 4;
         }
     }
+
+    /// One try; otherwise why it failed, without the URL, which may hold a secret.
+    async fn send(&self, body: &str) -> Result<(), String> {
+        let mut request = self
+            .client
+            .post(self.receiver.url.expose())
+            .header("content-type", "application/json")
+            .body(body.to_owned());
+        if let Some(token) = &self.receiver.bearer_token {
+            request = request.bearer_auth(token.expose());
+        }
+        let status = request.send().await.map_err(|error| chain(&error.without_url()))?.status();
+        // A redirect is not followed, and so nobody has read the message.
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
+    }
 }
 
-async fn send(client: &Client, receiver: &Receiver, body: &str) -> reqwest::Result<()> {
-    let mut request =
-        client.post(receiver.url.expose()).header("content-type", "application/json").body(body.to_owned());
-    if let Some(token) = &receiver.bearer_token {
-        request = request.bearer_auth(token.expose());
-    }
-    // The error would print the URL, which may hold a secret.
-    request
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map(drop)
-        .map_err(reqwest::Error::without_url)
+/// An error with its causes: the outer one alone says "error sending request".
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The part of a URL that may be logged.
@@ -207,3 +262,6 @@ fn host_of(url: &Secret) -> String {
         .and_then(|url| url.host_str().map(str::to_owned))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

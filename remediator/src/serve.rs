@@ -32,8 +32,8 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
     let name = config.hosts.first().cloned().unwrap_or_default();
     // Messages about the last remediations are sent after the worker has ended.
     let notifier_stop = CancellationToken::new();
-    let notifier = Notifier::start(config.receivers.clone(), &name, &tasks, &notifier_stop)?;
     let metrics = Metrics::new(&config.rules);
+    let notifier = Notifier::start(config.receivers.clone(), &name, &metrics, &tasks, &notifier_stop)?;
     let assessor = Assessor {
         reports: config.state_dir.join("reports"),
         config: Arc::new(config),

@@ -20,7 +20,7 @@ use crate::{
 /// When there is no state or it cannot be read.
 pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let reader = open(config)?;
-    let now = Clock::default().now();
+    let now = reader.on_timeline(&Clock::default().now())?;
     writeln!(
         out,
         "host {}, mode {}, deletion {}, {} rules",

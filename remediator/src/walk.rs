@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ladder::{Effect, Way};
 use crate::{
-    assess::{Assessor, Sight, Stop},
+    assess::{Assessor, Sight},
     clock::Clock,
     journal::{Error, Journal, Phase, Record, Renamed, StepState},
     metrics::Metrics,
@@ -82,14 +82,7 @@ impl Walker {
             }
         }
         match self.assessor.look(rule, &target).await {
-            Err(stop) if !way.acted => self.stopped(&remediation, rule, stop).await,
-            Err(Stop { outcome: Outcome::NotNeeded, seen: Some(seen), .. }) => {
-                self.used_up(&remediation, rule, seen, way).await
-            }
-            Err(stop) => {
-                let outcome = Outcome::Unknown;
-                self.end(&remediation, rule, &way, outcome, stop.reason, &stop.detail, stop.seen).await
-            }
+            Err(stop) => self.stopped(&remediation, rule, stop, way).await,
             Ok(sight) if !way.acted && sight.target != target => {
                 self.rename(remediation.id, &sight.target).await
             }

@@ -4,6 +4,8 @@
 //! commit. The command line reads the same file read-only while the daemon runs. Not here: what any of it means
 //! (`admission`, `worker`).
 
+#[cfg(test)]
+pub(crate) mod fuse;
 mod query;
 mod record;
 mod schema;
@@ -79,6 +81,9 @@ type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 pub struct Journal {
     changes: mpsc::Sender<Change>,
     path: PathBuf,
+    /// Where a test lets this process die.
+    #[cfg(test)]
+    pub(crate) fuse: fuse::Fuse,
 }
 
 impl Journal {
@@ -105,7 +110,12 @@ impl Journal {
                 drop(lock);
             })
             .map_err(io(dir))?;
-        Ok(Self { changes, path })
+        Ok(Self {
+            changes,
+            path,
+            #[cfg(test)]
+            fuse: fuse::Fuse::default(),
+        })
     }
 
     /// A reader of the same file.
@@ -127,8 +137,17 @@ impl Journal {
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        #[cfg(test)]
+        self.fuse.burn().await;
+        #[cfg(test)]
+        let standstill = fuse::standstill();
         self.changes.send(job(change, answer)).await.map_err(|_| Error::Closed)?;
-        answered.await.map_err(|_| Error::Closed)?
+        let answered = answered.await;
+        #[cfg(test)]
+        drop(standstill);
+        #[cfg(test)]
+        self.fuse.burn().await;
+        answered.map_err(|_| Error::Closed)?
     }
 
     /// Like `change`, but refuses at once when the queue is full: for deliveries, whose sender tries again.
@@ -137,6 +156,8 @@ impl Journal {
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        #[cfg(test)]
+        let _standstill = fuse::standstill();
         self.changes.try_send(job(change, answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Full,
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
@@ -179,15 +200,19 @@ fn savepoint<T>(
 fn write(connection: &Connection, mut queue: mpsc::Receiver<Change>) {
     while let Some(first) = queue.blocking_recv() {
         let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
+        let mut lost = false;
         let mut replies = Vec::new();
         let mut next = Some(first);
         while let Some(change) = next {
             replies.push(change(begun.as_ref().map(|()| connection).map_err(|text| failure(text))));
             // Without a transaction each further change would be committed for itself, whatever it is told.
-            let lost = begun.is_ok() && connection.is_autocommit();
+            lost = begun.is_ok() && connection.is_autocommit();
             next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
         }
         let committed = match &begun {
+            Ok(()) if lost => {
+                Err("a change failed in a way that undid all that shared its transaction".to_owned())
+            }
             Ok(()) => connection.execute_batch("COMMIT").map_err(|error| error.to_string()),
             Err(text) => Err(text.clone()),
         };

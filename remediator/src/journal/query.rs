@@ -124,6 +124,14 @@ impl Reader {
         Ok(budget(&self.db, scope, limits)?)
     }
 
+    /// Now as limits and histories count it, which a wall clock that was set does not move.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn on_timeline(&self, now: &Moment) -> Result<Moment, Error> {
+        Ok(on_timeline(&self.db, now)?)
+    }
+
     /// The targets of one rule that it ever acted on: kind and name.
     ///
     /// # Errors
@@ -274,12 +282,21 @@ pub(super) fn budget(db: &Connection, scope: &Scope, limits: &[Limit]) -> rusqli
     Ok(Budget { scope: scope.clone(), limits: limits.to_vec(), starts })
 }
 
-/// A stored moment, its wall clock as it was when its boot last had it right.
+/// A stored moment whose wall clock is the timeline over all boots; as it was stored where its boot is forgotten.
 fn moment(column: &str) -> String {
     format!(
-        "coalesce((SELECT json_set(one.{column}, '$.wall_ms', boot.epoch_ms + json_extract(one.{column}, '$.boot_ms'))
+        "coalesce((SELECT json_set(one.{column}, '$.wall_ms', boot.began_ms + json_extract(one.{column}, '$.boot_ms'))
           FROM boot WHERE boot.id = json_extract(one.{column}, '$.boot_id')), one.{column})"
     )
+}
+
+/// Now, with the timeline over all boots for its wall clock: what stored moments are compared with.
+pub(super) fn on_timeline(db: &Connection, now: &Moment) -> rusqlite::Result<Moment> {
+    let began: Option<i64> = db
+        .prepare_cached("SELECT began_ms FROM boot WHERE id = ?1")?
+        .query_row(params![now.boot_id], |row| row.get(0))
+        .optional()?;
+    Ok(Moment { wall_ms: began.map_or(now.wall_ms, |began| began + now.boot_ms), ..now.clone() })
 }
 
 /// A value from stored JSON.

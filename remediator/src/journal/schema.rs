@@ -70,10 +70,13 @@ CREATE TABLE event (
     detail TEXT NOT NULL
 ) STRICT;
 CREATE INDEX event_remediation ON event (remediation, id);
--- When each boot began, by the last that its wall clock said: what was counted before the clock was set keeps its age.
+-- One timeline over all boots, for the limits: inside a boot CLOCK_BOOTTIME counts, between two boots the wall clock,
+-- and never backwards. Milliseconds.
 CREATE TABLE boot (
     id TEXT PRIMARY KEY,
-    epoch_ms INTEGER NOT NULL
+    began_ms INTEGER NOT NULL,      -- where on the timeline this boot began
+    epoch_ms INTEGER NOT NULL,      -- when it began by what its wall clock said last
+    counted_ms INTEGER NOT NULL     -- where on the timeline something was last counted in it
 ) STRICT;
 ";
 

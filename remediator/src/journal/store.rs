@@ -243,14 +243,37 @@ impl Journal {
     }
 }
 
-/// Remembers what the wall clock says of the beginning of this boot, after it was set.
+/// Keeps the timeline: notes a boot that is new, and in a known one where its wall clock stands after it was set. Only
+/// the gap between two boots is measured by it, so that setting it makes nothing older or younger.
 fn note_boot(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT INTO boot (id, epoch_ms) VALUES (?1, ?2)
-         ON CONFLICT (id) DO UPDATE SET epoch_ms = ?2 WHERE abs(epoch_ms - ?2) > ?3",
-    )?
-    .execute(params![now.boot_id, now.epoch_ms(), DRIFT_MS])
-    .map(drop)
+    let known: Option<i64> = db
+        .prepare_cached("SELECT epoch_ms FROM boot WHERE id = ?1")?
+        .query_row(params![now.boot_id], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(epoch) if (epoch - now.epoch_ms()).abs() <= DRIFT_MS => Ok(()),
+        Some(_) => db
+            .execute("UPDATE boot SET epoch_ms = ?2 WHERE id = ?1", params![now.boot_id, now.epoch_ms()])
+            .map(drop),
+        // The first one of all takes the wall clock's word; each later one begins behind all that was counted before.
+        None => db
+            .execute(
+                "INSERT INTO boot (id, began_ms, epoch_ms, counted_ms)
+                 SELECT ?1, began, ?2, began FROM (
+                   SELECT coalesce((SELECT max(began_ms + ?2 - epoch_ms, counted_ms) FROM boot
+                                    ORDER BY rowid DESC LIMIT 1), ?2) AS began)",
+                params![now.boot_id, now.epoch_ms()],
+            )
+            .map(drop),
+    }
+}
+
+/// Something is counted now.
+fn note_counted(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
+    note_boot(db, now)?;
+    db.prepare_cached("UPDATE boot SET counted_ms = max(counted_ms, began_ms + ?2) WHERE id = ?1")?
+        .execute(params![now.boot_id, now.boot_ms])
+        .map(drop)
 }
 
 fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Result<Accepted> {
@@ -334,7 +357,8 @@ fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Res
 }
 
 fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
-    note_boot(db, &request.now)?;
+    note_counted(db, &request.now)?;
+    let now = query::on_timeline(db, &request.now)?;
     let (rule, kind, target): (String, String, String) = db.query_row(
         "SELECT rule, kind, target FROM remediation WHERE id = ?1",
         params![request.id],
@@ -346,7 +370,7 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
     }
     if let Some(restraint) = &request.restraint {
         let history = query::history(db, &rule, &kind, &target)?;
-        if let Err(refusal) = restraint.admits(&history, &request.now) {
+        if let Err(refusal) = restraint.admits(&history, &now) {
             return Ok(Admission::Refused(refusal));
         }
     }
@@ -355,7 +379,7 @@ fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
         .iter()
         .map(|(scope, limits)| query::budget(db, scope, limits))
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    if let Err(refusal) = admission::limits(&budgets, &request.now) {
+    if let Err(refusal) = admission::limits(&budgets, &now) {
         return Ok(Admission::Refused(refusal));
     }
     let step = match &request.step {
@@ -416,6 +440,7 @@ fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<
 }
 
 fn finish(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result<i64> {
+    note_counted(db, now)?;
     let after = end.after.as_ref().map(json).transpose()?;
     let detail = printable(&end.detail);
     let known_as = match repeated(db, id, end, now)? {

@@ -1,1 +1,438 @@
-//! The journal under concurrency, failure, crash and flood.
+//! The journal under concurrency, failure, flood and neglect.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::params;
+use tempfile::TempDir;
+
+use super::{
+    Accepted, Admission, End, Error, FILE, Incoming, Journal, Reader, Request, StepRecord, StepState, Tally,
+};
+use crate::{
+    admission::Scope,
+    clock::Moment,
+    outcome::Outcome,
+    policy::{Class, Limit},
+    target::{Kind, Selector, Target},
+};
+
+const DAY_MS: i64 = 86_400_000;
+
+fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn open() -> (TempDir, Journal) {
+    let dir = directory();
+    let journal = Journal::open(dir.path()).unwrap();
+    (dir, journal)
+}
+
+fn reader(dir: &TempDir) -> Reader {
+    Reader::open(dir.path()).unwrap()
+}
+
+fn second_connection(dir: &TempDir) -> rusqlite::Connection {
+    rusqlite::Connection::open(dir.path().join(FILE)).unwrap()
+}
+
+fn at(second: i64) -> Moment {
+    Moment { wall_ms: second * 1000, boot_ms: second * 1000, boot_id: "boot".to_owned() }
+}
+
+fn target(name: &str) -> Target {
+    static ALL: LazyLock<Selector> = LazyLock::new(|| Selector {
+        kind: Kind::Unit,
+        label: String::new(),
+        allow: vec!["*".parse().unwrap()],
+    });
+    ALL.admit(name).unwrap()
+}
+
+fn alert(name: &str) -> Incoming {
+    Incoming {
+        rule: "rule".to_owned(),
+        target: target(name),
+        firing: true,
+        fingerprint: String::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+/// Opens a remediation and answers its number.
+async fn opened(journal: &Journal, name: &str, now: Moment) -> i64 {
+    let accepted = journal.accept(vec![alert(name)], now.clone()).await.unwrap();
+    assert_eq!(accepted, Accepted::Taken(Tally { opened: 1, ..Tally::default() }));
+    *journal.open_targets(now).await.unwrap().keys().last().unwrap()
+}
+
+fn step() -> StepRecord {
+    StepRecord {
+        position: 0,
+        action: "restart".to_owned(),
+        class: Class::S2,
+        plan: "restart it".to_owned(),
+        state: StepState::Reserved,
+        reason: None,
+        detail: None,
+        started_wall_ms: None,
+        ended_wall_ms: None,
+        claimed_freed_bytes: None,
+        measured_freed_bytes: None,
+    }
+}
+
+fn request(id: i64, limits: &[&str], now: Moment) -> Request {
+    let limits: Vec<Limit> = limits.iter().map(|text| text.parse().unwrap()).collect();
+    Request { id, step: Some(step()), budgets: vec![(Scope::Host, limits)], restraint: None, now }
+}
+
+fn end(outcome: Outcome, reason: &str) -> End {
+    End { outcome, reason: reason.to_owned(), detail: String::new(), next_allowed_wall_ms: None, after: None }
+}
+
+/// Acts on a remediation and ends it.
+async fn act(journal: &Journal, id: i64, outcome: Outcome, now: Moment) {
+    let Admission::Admitted(step_id) = journal.reserve(request(id, &[], now.clone())).await.unwrap() else {
+        panic!("not admitted");
+    };
+    journal.running(id, step_id, now.clone()).await.unwrap();
+    journal
+        .verifying(id, step_id, StepRecord { state: StepState::Done, ..step() }, now.clone())
+        .await
+        .unwrap();
+    journal.end(id, end(outcome, "x"), now).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_ask_together_are_decided_one_after_the_other() {
+    let (dir, journal) = open();
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        ids.push(opened(&journal, &format!("a{number}.service"), at(0)).await);
+    }
+    let admitted = Arc::new(AtomicUsize::new(0));
+    let mut askers = tokio::task::JoinSet::new();
+    for id in ids {
+        let (journal, admitted) = (journal.clone(), admitted.clone());
+        askers.spawn(async move {
+            match journal.reserve(request(id, &["7/1h"], at(1))).await.unwrap() {
+                Admission::Admitted(_) => drop(admitted.fetch_add(1, Ordering::SeqCst)),
+                Admission::Refused(refusal) => assert_eq!(refusal.reason, "limited"),
+            }
+        });
+    }
+    while let Some(asked) = askers.join_next().await {
+        asked.unwrap();
+    }
+    assert_eq!(admitted.load(Ordering::SeqCst), 7);
+    assert_eq!(reader(&dir).budget(&Scope::Host, &["99/1h".parse().unwrap()]).unwrap().starts.len(), 7);
+}
+
+/// Many deliveries at once share commits, and each finds what it was told on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_confirmed_is_there_for_others_to_see() {
+    let (dir, journal) = open();
+    let mut senders = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let (journal, path) = (journal.clone(), dir.path().to_owned());
+        senders.spawn(async move {
+            let name = format!("a{number}.service");
+            journal.accept(vec![alert(&name)], at(number)).await.unwrap();
+            tokio::task::spawn_blocking(move || {
+                let reader = Reader::open(&path).unwrap();
+                assert_eq!(reader.recent(None, Some(&name), 2).unwrap().len(), 1, "{name} is not there");
+            })
+            .await
+            .unwrap();
+        });
+    }
+    while let Some(sent) = senders.join_next().await {
+        sent.unwrap();
+    }
+    assert_eq!(reader(&dir).queue().unwrap().0, 300);
+}
+
+/// Holds the writer back, so that what is asked meanwhile shares one transaction.
+async fn together<T>(dir: &TempDir, journal: &Journal, asked: impl Future<Output = T>) -> T {
+    let other = second_connection(dir);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let blocker = journal.clone();
+    // The writer waits for the lock with this one; the rest queues up behind it.
+    let first = tokio::spawn(async move { blocker.steps(0).await });
+    let release = async {
+        while journal.changes.capacity() == super::QUEUE {
+            tokio::task::yield_now().await;
+        }
+        other.execute_batch("ROLLBACK").unwrap();
+    };
+    let (answer, ()) = tokio::join!(asked, release);
+    // Its own answer is that of the transaction it shared.
+    drop(first.await.unwrap());
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_fails_takes_no_other_with_it() {
+    let (dir, journal) = open();
+    let bad = journal.change(|db| {
+        db.execute("UPDATE boot SET began_ms = 1", [])?;
+        db.execute("INSERT INTO remediation (rule) VALUES ('half')", [])
+    });
+    let good = journal.accept(vec![alert("good.service")], at(0));
+    let after = journal.accept(vec![alert("after.service")], at(0));
+    let (good, bad, after) = together(&dir, &journal, async { tokio::join!(good, bad, after) }).await;
+    assert!(matches!(bad, Err(Error::Sqlite(_))));
+    assert!(good.is_ok() && after.is_ok());
+    assert_eq!(reader(&dir).queue().unwrap().0, 2);
+}
+
+/// After some errors SQLite has ended the transaction by itself. Nothing of it may count as confirmed, and what comes
+/// after begins a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_ended_by_itself_confirms_nothing() {
+    let (dir, journal) = open();
+    second_connection(&dir)
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE INSERT ON remediation WHEN NEW.target = 'bad.service'
+             BEGIN SELECT RAISE(ROLLBACK, 'disk I/O error'); END",
+        )
+        .unwrap();
+    let before = journal.accept(vec![alert("before.service")], at(0));
+    let bad = journal.accept(vec![alert("bad.service")], at(0));
+    let after = journal.accept(vec![alert("after.service")], at(0));
+    let (before, bad, after) = together(&dir, &journal, async { tokio::join!(before, bad, after) }).await;
+    let names: Vec<String> =
+        reader(&dir).recent(None, None, 9).unwrap().into_iter().map(|one| one.target).collect();
+    for (name, answer) in [("before.service", before), ("bad.service", bad), ("after.service", after)] {
+        assert_eq!(
+            answer.is_ok(),
+            names.contains(&name.to_owned()),
+            "{name}: {answer:?}, there is {names:?}"
+        );
+    }
+    assert!(!names.contains(&"before.service".to_owned()), "it shared the transaction that broke");
+    assert!(journal.accept(vec![alert("later.service")], at(0)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_gone_says_so_to_everybody() {
+    let (_dir, journal) = open();
+    let broken: Result<(), Error> = journal.change(|_| panic!("as the test wants")).await;
+    assert!(matches!(broken, Err(Error::Closed)));
+    // The thread is on its way out; then it is closed for good.
+    while journal.has_room() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(journal.accept(vec![alert("a.service")], at(0)).await, Err(Error::Closed)));
+    assert!(matches!(journal.open_targets(at(0)).await, Err(Error::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_writer_a_directory() {
+    let (dir, journal) = open();
+    let error = Journal::open(dir.path()).err().unwrap();
+    assert!(matches!(&error, Error::InUse(path) if path == dir.path()), "{error}");
+    drop(journal);
+    while let Err(error) = Journal::open(dir.path()) {
+        assert!(matches!(error, Error::InUse(_)), "{error}");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_newer_version_is_neither_written_nor_read() {
+    let (dir, journal) = open();
+    drop(journal);
+    second_connection(&dir).pragma_update(None, "user_version", 99).unwrap();
+    let refused = |error: Error| assert!(matches!(error, Error::Newer { found: 99, .. }), "{error}");
+    loop {
+        match Journal::open(dir.path()).err() {
+            Some(Error::InUse(_)) => std::thread::yield_now(),
+            Some(error) => break refused(error),
+            None => panic!("it was opened"),
+        }
+    }
+    refused(Reader::open(dir.path()).err().unwrap());
+    assert!(Reader::open_if_any(&dir.path().join("elsewhere")).unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_disturbs_no_writer_and_sees_no_half() {
+    let (dir, journal) = open();
+    let path = dir.path().to_owned();
+    let stop = Arc::new(AtomicUsize::new(0));
+    let stopped = stop.clone();
+    let looking = std::thread::spawn(move || {
+        let reader = Reader::open(&path).unwrap();
+        let mut looks = 0_u64;
+        while stopped.load(Ordering::SeqCst) == 0 {
+            // Deliveries of ten are all there or not at all.
+            assert_eq!(reader.queue().unwrap().0 % 10, 0);
+            looks += 1;
+        }
+        looks
+    });
+    for delivery in 0..60 {
+        let alerts = (0..10).map(|number| alert(&format!("a{delivery}-{number}.service"))).collect();
+        journal.accept(alerts, at(0)).await.unwrap();
+    }
+    stop.store(1, Ordering::SeqCst);
+    assert!(looking.join().unwrap() > 0);
+    // A reader writes nothing.
+    let connection = super::schema::open_read_only(&dir.path().join(FILE)).unwrap();
+    let denied = connection.execute("DELETE FROM remediation", []).unwrap_err();
+    assert!(denied.to_string().contains("readonly"), "{denied}");
+}
+
+#[tokio::test]
+async fn more_than_can_be_open_is_refused_whole() {
+    let (dir, journal) = open();
+    let alerts =
+        |range: std::ops::Range<u32>| range.map(|number| alert(&format!("a{number}.service"))).collect();
+    assert!(matches!(journal.accept(alerts(0..9_990), at(0)).await.unwrap(), Accepted::Taken(_)));
+    assert_eq!(journal.accept(alerts(9_980..10_001), at(0)).await.unwrap(), Accepted::TooMany);
+    assert_eq!(reader(&dir).queue().unwrap().0, 9_990);
+    // What is known already takes no room, and a resolved one never does.
+    let mut more: Vec<Incoming> = alerts(9_980..10_000);
+    more.push(Incoming { firing: false, ..alert("other.service") });
+    let tally = Tally { opened: 10, absorbed: 10, resolved: 0 };
+    assert_eq!(journal.accept(more, at(0)).await.unwrap(), Accepted::Taken(tally));
+    assert_eq!(journal.accept(vec![alert("one-more.service")], at(0)).await.unwrap(), Accepted::TooMany);
+}
+
+#[tokio::test]
+async fn repeats_are_folded_and_news_is_not() {
+    let (dir, journal) = open();
+    let ended = async |second: i64, outcome, reason: &str| {
+        let id = opened(&journal, "a.service", at(second)).await;
+        journal.end(id, end(outcome, reason), at(second + 1)).await.unwrap()
+    };
+    let first = ended(0, Outcome::Limited, "cooldown").await;
+    assert_eq!(ended(100, Outcome::Limited, "cooldown").await, first);
+    let other = ended(200, Outcome::Limited, "limited").await;
+    assert_ne!(other, first);
+    // The one before the last is not what it repeats.
+    let third = ended(300, Outcome::Limited, "cooldown").await;
+    assert_ne!(third, first);
+    let record = &reader(&dir).recent(None, None, 9).unwrap()[2];
+    assert_eq!((record.id, record.deliveries, record.ended_wall_ms), (first, 2, Some(101_000)));
+    // What acted is never folded, and nothing into it.
+    let id = opened(&journal, "a.service", at(400)).await;
+    act(&journal, id, Outcome::Ineffective, at(401)).await;
+    let id = opened(&journal, "a.service", at(500)).await;
+    act(&journal, id, Outcome::Ineffective, at(501)).await;
+    assert_eq!(reader(&dir).recent(None, None, 9).unwrap().len(), 5);
+    assert_eq!(reader(&dir).steps(id).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn history_is_kept_for_its_time_and_what_acted_longest() {
+    let (dir, journal) = open();
+    let id = opened(&journal, "acted.service", at(0)).await;
+    act(&journal, id, Outcome::Ineffective, at(0)).await;
+    let open = opened(&journal, "open.service", at(0)).await;
+    let db = second_connection(&dir);
+    // A flood, made by hand.
+    db.execute_batch(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100100)
+         INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
+           last_seen_wall_ms, outcome, reason, ended, ended_wall_ms)
+         SELECT 'rule', 'unit', 'flood-' || i, 'ended', '', '{}', '{}', 0, 0, 'blocked', 'x', '{}', 0 FROM n",
+    )
+    .unwrap();
+    journal.retain(at(60)).await.unwrap();
+    let count = |clause: &str| -> i64 {
+        db.query_row(&format!("SELECT count(*) FROM remediation WHERE {clause}"), [], |row| row.get(0))
+            .unwrap()
+    };
+    assert_eq!(count("target LIKE 'flood-%'"), 100_000);
+    assert_eq!(count("acted = 1"), 1, "the breaker needs it");
+    let old = Moment { wall_ms: 90 * DAY_MS + 1, ..at(60) };
+    journal.retain(old).await.unwrap();
+    assert_eq!(count("outcome IS NOT NULL"), 0);
+    assert_eq!(count(&format!("id = {open}")), 1, "what is open is never forgotten");
+    let orphans: i64 = db.query_row("SELECT count(*) FROM step", [], |row| row.get(0)).unwrap();
+    assert_eq!(orphans, 0);
+}
+
+#[tokio::test]
+async fn a_reservation_that_is_taken_back_costs_nothing() {
+    let (dir, journal) = open();
+    let id = opened(&journal, "a.service", at(0)).await;
+    let Admission::Admitted(step) = journal.reserve(request(id, &["1/1h"], at(1))).await.unwrap() else {
+        panic!("not admitted");
+    };
+    assert!(matches!(
+        journal.reserve(request(id, &["1/1h"], at(2))).await.unwrap(),
+        Admission::Refused(refusal) if refusal.wait == Duration::from_secs(3599)
+    ));
+    journal.release(id, step).await.unwrap();
+    assert!(reader(&dir).steps(id).unwrap().is_empty());
+    assert!(matches!(journal.reserve(request(id, &["1/1h"], at(2))).await.unwrap(), Admission::Admitted(_)));
+}
+
+/// One timeline over boots: a clock that is set, in whatever boot and direction, makes nothing older.
+#[tokio::test]
+async fn setting_the_clock_moves_no_start_out_of_its_window() {
+    let (_dir, journal) = open();
+    let id = opened(&journal, "a.service", at(0)).await;
+    let moment = |boot: &str, up: i64, wall: i64| Moment {
+        wall_ms: wall * 1000,
+        boot_ms: up * 1000,
+        boot_id: boot.to_owned(),
+    };
+    let wait = async |now: Moment| {
+        journal.open_targets(now.clone()).await.unwrap();
+        match journal.reserve(request(id, &["1/1h"], now)).await.unwrap() {
+            Admission::Admitted(step) => {
+                journal.release(id, step).await.unwrap();
+                0
+            }
+            Admission::Refused(refusal) => refusal.wait.as_secs(),
+        }
+    };
+    // Admitted at 10,000 s in the first boot; the hour runs.
+    journal.open_targets(moment("one", 100, 10_000)).await.unwrap();
+    let admitted = journal.reserve(request(id, &["1/1h"], moment("one", 100, 10_000))).await.unwrap();
+    assert!(matches!(admitted, Admission::Admitted(_)));
+    // A day forward in the same boot, which a reboot then keeps: ten minutes are ten minutes.
+    assert_eq!(wait(moment("one", 700, 10_600 + 86_400)).await, 3000);
+    assert_eq!(wait(moment("two", 10, 10_710 + 86_400)).await, 2890);
+    // Back again in the second boot, and a third that lost two days: at least what it has been running for.
+    assert_eq!(wait(moment("two", 110, 10_810)).await, 2790);
+    assert_eq!(wait(moment("three", 60, 10_000 - 172_800)).await, 2730);
+    assert_eq!(wait(moment("three", 2790, 10_000 - 172_800 + 2730)).await, 0);
+    // Nothing of this keeps it from acting for longer than the window.
+    assert_eq!(wait(moment("four", 1, 1)).await, 0);
+}
+
+/// The evidence of a remediation that is open is damaged: it is still taken up.
+#[tokio::test]
+async fn damaged_evidence_hides_no_remediation() {
+    let (dir, journal) = open();
+    let id = opened(&journal, "a.service", at(0)).await;
+    second_connection(&dir)
+        .execute(
+            "UPDATE remediation SET before = '{\"martian\": 1}', labels = 'x' WHERE id = ?1",
+            params![id],
+        )
+        .unwrap();
+    let record = journal.remediation(id).await.unwrap().unwrap();
+    assert_eq!((record.before, record.labels.len()), (None, 0));
+    assert_eq!(journal.open_targets(at(1)).await.unwrap().len(), 1);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let error = Journal::open(Path::new("/proc/no/such")).err().unwrap();
+    assert!(error.to_string().starts_with("/proc/no/such: "), "{error}");
+}

@@ -76,11 +76,27 @@ impl Walker {
         Ok(Some(Next::Again(refusal.wait)))
     }
 
-    /// The look said that nothing is to be done.
-    pub(super) async fn stopped(&self, remediation: &Record, rule: &Rule, stop: Stop) -> Result<Next, Error> {
-        let decision = if stop.outcome == Outcome::NotNeeded { "not_needed" } else { "refused" };
-        self.metrics.decision(&rule.name, decision, stop.reason);
-        self.end(remediation, rule, &Way::default(), stop.outcome, stop.reason, &stop.detail, stop.seen).await
+    /// A look said that nothing is to be done, or nothing more.
+    pub(super) async fn stopped(
+        &self,
+        remediation: &Record,
+        rule: &Rule,
+        stop: Stop,
+        way: Way,
+    ) -> Result<Next, Error> {
+        match stop {
+            Stop { outcome, reason, detail, seen } if !way.acted => {
+                let decision = if outcome == Outcome::NotNeeded { "not_needed" } else { "refused" };
+                self.metrics.decision(&rule.name, decision, reason);
+                self.end(remediation, rule, &way, outcome, reason, &detail, seen).await
+            }
+            Stop { outcome: Outcome::NotNeeded, seen: Some(seen), .. } => {
+                self.used_up(remediation, rule, seen, way).await
+            }
+            Stop { reason, detail, seen, .. } => {
+                self.end(remediation, rule, &way, Outcome::Unknown, reason, &detail, seen).await
+            }
+        }
     }
 
     /// The configuration no longer has the rule, or no longer admits the target. What was done until then is not known

@@ -106,7 +106,16 @@ impl Walker {
         {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
         }
+        let mut is_fresh = true;
         for (position, step) in rule.steps.iter().enumerate().skip(position) {
+            if step.0.class().acts() && !is_fresh {
+                // A report takes its time; what it was about may have changed.
+                match self.assessor.look(rule, &sight.target).await {
+                    Ok(now) => sight = now,
+                    Err(stop) => return self.stopped(remediation, rule, stop, way).await,
+                }
+                is_fresh = true;
+            }
             let job = self.assessor.job(id, rule, &sight);
             if let Check::Skip(reason, detail) = self.assessor.judge(step, &job).await {
                 way.skipped(step, reason, &detail);
@@ -115,6 +124,7 @@ impl Walker {
             }
             if !step.0.class().acts() {
                 self.observe(id, position, step, &job).await?;
+                is_fresh = false;
                 continue;
             }
             if rule.mode == Mode::Plan {

@@ -1,1 +1,9 @@
+//! The walk with scripted eyes and fake hands: every end, every limit, every crash. No daemon, no root, no real time.
 
+mod bench;
+mod crash;
+mod ends;
+mod limits;
+mod refusals;
+mod schedules;
+mod together;
