@@ -98,7 +98,10 @@ async fn demo() -> Result<()> {
         Stack::start(&dir, &configuration, &ports, true, &host.surroundings()),
     )
     .await?;
-    println!("The shipped rules, sped up: what waits a minute in alerts/ waits a second here.\n");
+    println!(
+        "\nThe shipped alerts, sped up: what waits a minute in alerts/ waits a second here.\n\
+         The rule for the disk deletes build cache unused for 48 h first, and the rest only if that is not enough.\n"
+    );
 
     let before = measure(&host).await?;
     let mut problems = break_it(&host).await?;

@@ -157,7 +157,11 @@ async fn introduce(stack: &Stack, is_private: bool, shown: &Path) -> Result<()> 
     let checked = stack.remediator.cli(&["check-config"]).await?;
     let first = checked.lines().next().unwrap_or_default();
     let says = |word: &str| first.split(", ").find(|part| part.starts_with(word)).unwrap_or(word).to_owned();
-    let watched = if is_private { "a private host in namespaces of its own" } else { "this host" };
+    let (watched, more) = if is_private {
+        ("a private host in namespaces of its own", " To see something break and heal: make demo.")
+    } else {
+        ("this host", "")
+    };
     let (dir, remediator) = (shown.display(), built("evenkeel-remediator")?);
     let remediator = remediator.strip_prefix(tools::repository()).unwrap_or(&remediator).display();
     println!(
@@ -166,9 +170,9 @@ async fn introduce(stack: &Stack, is_private: bool, shown: &Path) -> Result<()> 
          remediator    {}/  ({}, {})\n  \
          Prometheus    {}/alerts\n  \
          Alertmanager  {}/\n\n  \
-         configuration {dir}/exporter.yml and {dir}/remediator.yml, logs beside them\n  \
-         what it plans {remediator} history --config.file {dir}/remediator.yml\n\n\
-         Ctrl-C ends it and leaves nothing running.\n",
+         files         {dir}/ (exporter.yml, remediator.yml, logs)\n\n\
+         What it would have repaired, and why: {remediator} history --config.file {dir}/remediator.yml\n\
+         Ctrl-C ends it and leaves nothing running.{more}\n",
         stack.exporter.url(),
         stack.remediator.url(),
         says("mode"),

@@ -36,11 +36,11 @@ pub fn table(rows: &[Row]) -> Vec<String> {
 /// Why the remediator would do nothing now, as its `explain` says: of the first step that it leaves
 /// out, or of the whole.
 #[must_use]
-pub fn verdict(explained: &str) -> &str {
+pub fn verdict(explained: &str) -> String {
     let now =
         || explained.lines().skip_while(|line| *line != "now").skip(1).take_while(|line| !line.is_empty());
-    let refusal = now().find_map(|line| Some(line.split_once("] no ")?.1));
-    refusal.or_else(|| now().next()).unwrap_or("the remediator does not say").trim()
+    let refusal = now().find_map(|line| Some(line.split_once("] no (")?.1.replacen("):", ":", 1)));
+    refusal.unwrap_or_else(|| now().next().unwrap_or("the remediator does not say").trim().to_owned())
 }
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(verdict("rule\n\nnow\n  blocked (x): y\n\nbefore\n"), "blocked (x): y");
         let step =
             "now\n  seen    running\n  step    container_restart [S2] no (broken): its probe\n\nbefore\n";
-        assert_eq!(verdict(step), "(broken): its probe");
+        assert_eq!(verdict(step), "broken: its probe");
         assert_eq!(verdict(""), "the remediator does not say");
     }
 }
