@@ -88,11 +88,11 @@ fn fullest_disk(scrape: &Exposition) -> String {
             let labels = [("mountpoint", point)];
             let avail = scrape.value("node_filesystem_avail_bytes", &labels)?;
             let read_only = scrape.value("node_filesystem_readonly", &labels) == Some(1.0);
-            (!read_only).then(|| (point, 1.0 - avail / size.value, avail))
+            (!read_only).then(|| (point, 1.0 - avail / size.value, size.value))
         })
         .max_by(|one, other| one.1.total_cmp(&other.1));
     match fullest {
-        Some((point, used, avail)) => format!("{point} {:.0} % full, {} left", used * 100.0, bytes(avail)),
+        Some((point, used, size)) => format!("{point} {:.0} % of {}", used * 100.0, bytes(size)),
         None => "none".to_owned(),
     }
 }
@@ -211,7 +211,7 @@ redis_probe_failure{redis="cache",reason="refused"} 1.0
             [
                 "units: 4 of 144 failed: a.service, b.service, c.service and 1 more",
                 "containers: 6 running, 1 unhealthy: api; a healthcheck that cannot work: web",
-                "fullest disk: /var 87 % full, 1.3 GB left",
+                "fullest disk: /var 87 % of 10.0 GB",
                 "build cache: 1.3 GB, of which 1.1 GB can be freed",
                 "Redis: local up, not ready, cache does not answer (refused)",
             ]
