@@ -13,6 +13,11 @@ export PATH := $(CURDIR)/.run/tools/bin:$(PATH)
 revision := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 cargo = EVENKEEL_REVISION='$(or $(revision),unknown)' EVENKEEL_RUSTC="$$(rustc --version | cut -d' ' -f2)" cargo
 
+# What is built once and thrown away gains nothing from being prepared for the next change.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+
 lab := target/debug/evenkeel-lab
 
 ##@ Use
@@ -85,6 +90,7 @@ lab-test: ## the lab's tests only; ARGS=NAME for those named so
 .PHONY: bench
 bench: ## what the two binaries cost: release build, then a table (10 minutes)
 	@$(call need_root,bench)
+	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh lab
 	$(cargo) build --release --workspace --bins --features evenkeel-tests/lab
 	$(cargo) bench --package evenkeel-tests --features lab

@@ -6,7 +6,7 @@
 # counted, otherwise the part is one. What was printed stays in .run/logs/.
 
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 logs=.run/logs
 passed=0 failed=0 table=
