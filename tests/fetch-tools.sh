@@ -329,7 +329,7 @@ build_tools() {
     local programs='cargo rustc rustdoc cargo-clippy clippy-driver cargo-fmt rustfmt'
     wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
     for program in $programs; do rm -f "$bin/$program"; done
-    if builds "$wanted" cargo; then return; fi
+    if builds "$wanted"; then return; fi
     rustup=$(command -v rustup || true)
     if [ -z "$rustup" ] && [ -n "${SUDO_USER:-}" ]; then
         # sudo hides what its caller has.
@@ -358,26 +358,26 @@ build_tools() {
     done
 }
 
-# Whether a cargo is new enough and has what a check of this repository needs.
-builds() { # builds VERSION CARGO...
+# Whether the cargo on the PATH is new enough and has what a check of this repository needs.
+builds() { # builds VERSION
     local wanted=$1 part
-    shift
     (
         cd "$repo" || exit
         # rustup's cargo would fetch the pinned toolchain without a word.
         export RUSTUP_AUTO_INSTALL=0
-        "$@" --version 2>>"$log" | at_least "$wanted" || exit
-        for part in clippy fmt; do "$@" "$part" --version >>"$log" 2>&1 || exit; done
+        cargo --version 2>>"$log" | at_least "$wanted" || exit
+        for part in clippy fmt; do cargo "$part" --version >>"$log" 2>&1 || exit; done
     )
 }
 
 # A toolchain of rustup that is there already under another name, such as `stable`: the pinned version,
 # or else a newer one.
 installed_toolchain() { # installed_toolchain VERSION
-    local wanted=$1 name version newer=''
+    local wanted=$1 name cargo version newer=''
     while read -r name _; do
-        builds "$wanted" "$rustup" run "$name" cargo || continue
-        version=$("$rustup" run "$name" cargo --version | cut -d' ' -f2)
+        cargo=$("$rustup" which --toolchain "$name" cargo 2>>"$log") || continue
+        PATH=$(dirname "$cargo"):$PATH builds "$wanted" || continue
+        version=$("$cargo" --version | cut -d' ' -f2)
         if [ "$version" = "$wanted" ]; then
             echo "$name"
             return
