@@ -69,7 +69,9 @@ impl Walker {
             return self.not_configured(&remediation, &way).await;
         };
         let mut position = remediation.step;
-        if matches!(remediation.phase, Phase::Running | Phase::Verifying) {
+        let interrupted = matches!(remediation.phase, Phase::Running | Phase::Verifying);
+        // Whatever was done before is verified first: it may have helped meanwhile.
+        if interrupted || way.acted {
             match self.effect(rule, &target, remediation.before.as_ref()).await {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
@@ -78,7 +80,7 @@ impl Walker {
                         .await;
                 }
                 // An interrupted step is never done again blindly; the next one may be.
-                Effect::NotWell(_) => position += 1,
+                Effect::NotWell(_) => position += usize::from(interrupted),
             }
         }
         match self.assessor.look(rule, &target).await {

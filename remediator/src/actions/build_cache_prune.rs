@@ -71,18 +71,15 @@ impl Action for BuildCachePrune {
             };
             let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
             let engine = job.host.docker.engine().await.map_err(refused)?;
-            let root = cache_root(&engine);
-            match job.host.prober.usage(root, ROOT_TIMEOUT).await {
-                Ok(usage) if usage.device == Some(filesystem.device) => {}
-                Ok(_) => {
-                    let detail = format!("the build cache lies in {}", root.display());
-                    return Ok(Check::Skip("not_on_this_filesystem", detail));
-                }
-                Err(error) => {
-                    let detail =
-                        format!("where the build cache lies cannot be told: {}: {error}", root.display());
-                    return Ok(Check::Skip("not_on_this_filesystem", detail));
-                }
+            for root in cache_roots(&engine) {
+                let detail = match job.host.prober.usage(root, ROOT_TIMEOUT).await {
+                    Ok(usage) if usage.device == Some(filesystem.device) => continue,
+                    Ok(_) => format!("the build cache may lie in {}", root.display()),
+                    Err(error) => {
+                        format!("where the build cache lies cannot be told: {}: {error}", root.display())
+                    }
+                };
+                return Ok(Check::Skip("not_on_this_filesystem", detail));
             }
             // An engine that cannot say how much there is may still free it; one that says too little is skipped.
             let usage = job.host.docker.disk_usage(&[Object::BuildCache]).await;
@@ -123,11 +120,13 @@ impl Action for BuildCachePrune {
     }
 }
 
-/// Where BuildKit keeps its cache: below the engine's own folder, or below containerd's when that stores the images.
-fn cache_root(engine: &Engine) -> &Path {
+/// Where BuildKit may keep its cache: below the engine's own folder, or, when containerd stores the images, below a
+/// folder of containerd's that the engine does not name. Then both its usual places must be on the target's filesystem.
+fn cache_roots(engine: &Engine) -> Vec<&Path> {
     let containerd =
         engine.driver_status.iter().any(|(_, value)| value.starts_with("io.containerd.snapshotter"));
-    if containerd { Path::new("/var/lib/containerd") } else { &engine.root_dir }
+    let own = engine.root_dir.as_path();
+    if containerd { vec![own, Path::new("/var/lib/containerd")] } else { vec![own] }
 }
 
 /// Skips what cannot free a useful part of what is needed.

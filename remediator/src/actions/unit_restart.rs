@@ -149,7 +149,7 @@ async fn restart(manager: &ManagerProxy<'_>, unit: &str, reset_failed: ResetFail
         let mut call = std::pin::pin!(manager.restart_unit(unit, "replace"));
         loop {
             tokio::select! {
-                job = &mut call => break job.map_err(call_failure)?,
+                job = &mut call => break job.map_err(|error| after_reset(call_failure(error), reset_failed))?,
                 Some(signal) = removed.next() => ended.extend(job_end(&signal)),
             }
         }
@@ -165,6 +165,16 @@ async fn restart(manager: &ManagerProxy<'_>, unit: &str, reset_failed: ResetFail
     }
 }
 
+/// A refused restart is not "nothing was done" when the failed state had been cleared before.
+fn after_reset(failure: Failure, reset_failed: ResetFailed) -> Failure {
+    match (failure, reset_failed) {
+        (Failure::Refused(detail), ResetFailed::Once) => {
+            Failure::Unknown(format!("the failed state was cleared, and the restart refused: {detail}"))
+        }
+        (failure, _) => failure,
+    }
+}
+
 /// The job and its result, from the signal that says it ended.
 fn job_end(signal: &JobRemoved) -> Option<(OwnedObjectPath, String)> {
     signal.args().ok().map(|ended| (ended.job, ended.result))
@@ -174,6 +184,10 @@ fn job_end(signal: &JobRemoved) -> Option<(OwnedObjectPath, String)> {
 fn verdict(result: &str) -> Result<Done, Failure> {
     match result {
         "done" => Ok(Done { detail: "restart job done".to_owned(), ..Done::default() }),
+        // It was carried out, and the unit did not come up: whether that helped is for the verification to say.
+        "failed" | "timeout" => {
+            Ok(Done { detail: format!("restart job ended as {result}"), ..Done::default() })
+        }
         // A job that somebody else replaced or cancelled says nothing about the unit: look.
         "canceled" | "skipped" => Err(Failure::Unknown(format!("restart job {result}"))),
         result => Err(Failure::Refused(format!("restart job ended as {result}"))),

@@ -12,7 +12,8 @@ mod schema;
 mod store;
 
 use std::{
-    fs::{self, File},
+    fs::{DirBuilder, File},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     thread,
 };
@@ -96,7 +97,8 @@ impl Journal {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
         };
-        fs::create_dir_all(dir).map_err(io(dir))?;
+        // What alerts say of a host is not for everybody on it.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
         let lock_path = dir.join("lock");
         let lock = File::create(&lock_path).map_err(io(&lock_path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse(dir.to_owned()))?;
@@ -107,6 +109,9 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || {
                 write(&connection, queue);
+                // Closing the last connection would delete the log that was grown beforehand, and the next start on
+                // a full disk could not make it again.
+                std::mem::forget(connection);
                 drop(lock);
             })
             .map_err(io(dir))?;

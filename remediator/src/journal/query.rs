@@ -153,7 +153,7 @@ impl Reader {
             "SELECT (SELECT count(*) FROM remediation WHERE rule = ?1
                      AND phase IN ('reserved', 'running', 'verifying') AND outcome IS NULL),
                     (SELECT count(*) FROM remediation AS r WHERE rule = ?1 AND acted = 1
-                     AND outcome IN ('ineffective', 'failed', 'unknown')
+                     AND outcome IN ('ineffective', 'failed', 'unknown') AND resolved_wall_ms IS NULL
                      AND id = (SELECT max(id) FROM remediation WHERE rule = r.rule AND kind = r.kind
                                AND target = r.target AND acted = 1))",
             params![rule],

@@ -9,6 +9,9 @@ use super::Error;
 /// Written to `user_version`.
 const VERSION: i64 = 1;
 
+/// How much database and log are grown beforehand, in bytes: room for thousands of remediations.
+const GROWN: u32 = 4 << 20;
+
 const TABLES: &str = "
 CREATE TABLE remediation (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -92,8 +95,21 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
+        grow(&connection)?;
     }
     Ok(connection)
+}
+
+/// Takes room from the disk while there is some: database and log keep the size they once had, so that accepting,
+/// reserving and recording go on when the disk is full (sqlite.org/wal.html: the log is overwritten in place).
+fn grow(connection: &Connection) -> Result<(), Error> {
+    connection.execute_batch(&format!(
+        "CREATE TABLE ballast (bytes BLOB);
+         INSERT INTO ballast VALUES (zeroblob({GROWN}));
+         DROP TABLE ballast;"
+    ))?;
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+    Ok(())
 }
 
 /// Opens the file for reading only, while a writer may be at work.

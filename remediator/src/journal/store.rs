@@ -19,6 +19,8 @@ use crate::{
 /// Open remediations at most; more is a flood, and the sender is asked to come again.
 const OPEN_MAX: usize = 10_000;
 /// Ended remediations kept, newest first. Those that acted are kept beside them: limits bound their number, and the
+/// Starts are kept for longer than any window is likely to be, in milliseconds: a year and a day.
+const STARTS_MS: i64 = 366 * 86_400_000;
 /// breaker must not forget them in a flood of refusals.
 const HISTORY_MAX: i64 = 100_000;
 /// How long ended remediations are kept, in milliseconds: 90 days.
@@ -230,8 +232,8 @@ impl Journal {
                 params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
             )?;
             db.execute(
-                "DELETE FROM start WHERE id <= (SELECT id FROM start ORDER BY id DESC LIMIT 1 OFFSET ?1)",
-                params![HISTORY_MAX],
+                "DELETE FROM start WHERE json_extract(moment, '$.wall_ms') < ?1",
+                params![now.wall_ms - STARTS_MS],
             )?;
             db.execute(
                 "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
@@ -282,7 +284,9 @@ fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Resul
     }
     let mut tally = Tally::default();
     let mut resolve = db.prepare_cached(
-        "UPDATE remediation SET resolved_wall_ms = ?4 WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
+        // Also of the ended ones: an escalation is over when its alert is.
+        "UPDATE remediation SET resolved_wall_ms = ?4
+         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND resolved_wall_ms IS NULL",
     )?;
     let mut absorb = db.prepare_cached(
         "UPDATE remediation SET deliveries = deliveries + 1, last_seen_wall_ms = ?4, resolved_wall_ms = NULL
