@@ -11,6 +11,7 @@ mod demo;
 mod disk;
 mod duplicates;
 mod exported_units;
+mod full_disk;
 mod hang;
 mod held_back;
 mod itself;
@@ -51,6 +52,7 @@ fn main() {
         up::trials(),
         exported_units::trials(),
         metrics::trials(),
+        full_disk::trials(),
         itself::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
