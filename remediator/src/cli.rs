@@ -142,6 +142,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     // reqwest takes the process's default provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // First of all: from here on a signal ends it in order, and not wherever it is.
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut listeners = Vec::new();
     for address in &config.listen {
         let listener = Listener::bind(address).await?;
@@ -150,7 +152,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let signalled = stop.clone();
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! {
             _ = term.recv() => {}

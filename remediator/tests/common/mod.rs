@@ -1,5 +1,8 @@
 //! Runs the built binary.
 
+// Each test binary uses its part of it.
+#![allow(dead_code)]
+
 use std::{path::Path, process::Stdio};
 
 /// How a run ended and what it said.

@@ -201,3 +201,24 @@ async fn a_walk_that_breaks_is_verified() {
     assert_eq!(bench.world.called(), ["act"]);
     running.stop(&bench).await;
 }
+
+/// The disk is so slow that the sender is told to come again, and its first try is stored all the same; nobody rings.
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_nobody_waited_for_is_worked_on_once() {
+    let bench = bench(&["one"], &Does::Cure);
+    bench.world.show(APP, failed());
+    let running = start(&bench);
+    for _ in 0..3 {
+        let mut delivery = Box::pin(bench.alert("one", APP));
+        // Given to the writer, and then the connection is gone.
+        assert!(futures_util::poll!(&mut delivery).is_pending());
+        drop(delivery);
+    }
+    while bench.world.called().is_empty() || bench.reader().queue().unwrap().0 > 0 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    let all = bench.reader().recent(None, None, 9).unwrap();
+    assert_eq!((all.len(), all[0].deliveries, all[0].outcome), (1, 3, Some(Outcome::Succeeded)));
+    assert_eq!(bench.world.called(), ["act"]);
+    running.stop(&bench).await;
+}
