@@ -1,10 +1,12 @@
 //! What would be done about a target now, and what speaks against it. Looks, changes nothing: the worker acts on it,
 //! plan mode records it, and `simulate` and `explain` print it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use crate::{
-    actions::{Check, Job, Step},
+    actions::{Check, Failure, Job, Step},
     admission::Scope,
     config::Config,
     journal::{StepRecord, StepState},
@@ -15,6 +17,9 @@ use crate::{
     rules::{Need, Rule},
     target::Target,
 };
+
+/// How long a check may take: one question to the engine for each container is many on a slow host.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Looks at targets and judges steps.
 #[derive(Clone)]
@@ -99,7 +104,9 @@ impl Assessor {
     /// Whether a step may help and is allowed. A step whose check fails is not done: nobody knows what it would meet.
     pub async fn judge(&self, step: &Step, job: &Job) -> Check {
         let action = &step.0;
-        match action.check(job).await {
+        let checked = timeout(CHECK_TIMEOUT, action.check(job)).await;
+        match checked.unwrap_or_else(|_| Err(Failure::Refused(format!("no answer within {CHECK_TIMEOUT:?}"))))
+        {
             Err(failure) => Check::Skip("check_failed", failure.to_string()),
             Ok(Check::Go) if !self.config.deletion.allows(action.class()) => Check::Skip(
                 "policy",

@@ -11,8 +11,17 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    assess::Assessor, clock::Clock, config::Config, journal::Journal, metrics::Metrics, notify::Notifier,
-    observe::Host, policy::Mode, server::Server, walk::Walker, worker::Worker,
+    assess::Assessor,
+    clock::Clock,
+    config::Config,
+    journal::Journal,
+    metrics::Metrics,
+    notify::Notifier,
+    observe::Host,
+    policy::Mode,
+    server::{Room, Server},
+    walk::Walker,
+    worker::Worker,
 };
 
 /// Between two looks of a verification.
@@ -53,7 +62,15 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
         stop: stop.clone(),
     };
     let worker = tokio::spawn(Worker::new(walker, bell.clone()).run());
-    let server = Server { assessor, journal, clock: Clock::default(), metrics, bell, stop: stop.clone() };
+    let server = Server {
+        assessor,
+        journal,
+        clock: Clock::default(),
+        metrics,
+        bell,
+        stop: stop.clone(),
+        room: Room::default(),
+    };
     let handler = move |request, peer| server.clone().answer(request, peer);
     let stopping = stop.clone();
     let serving = web::serve(listeners, Limits::default(), handler, stop);

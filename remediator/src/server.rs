@@ -10,7 +10,7 @@ use hyper::{HeaderMap, Method, StatusCode, header};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +20,34 @@ use crate::{
     metrics::{self, Metrics},
     webhook::{BODY_MAX, Delivery, Meaning},
 };
+
+/// Room for bodies that are being read and taken at the same time, in MiB.
+const BODIES: u32 = 64;
+/// Looks into the journal for the metrics at the same time; a disk that hangs must not gather a thread a scrape.
+const LOOKS: usize = 2;
+
+/// What keeps requests from taking more than there is. Cloning shares it.
+#[derive(Clone)]
+pub struct Room {
+    bodies: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { bodies: Arc::new(Semaphore::new(BODIES as usize)), looks: Arc::new(Semaphore::new(LOOKS)) }
+    }
+}
+
+impl Room {
+    /// Waits until a body of this announced size fits beside the others; one of unknown size takes the most.
+    async fn for_body(&self, headers: &HeaderMap) -> Option<OwnedSemaphorePermit> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let most = BODY_MAX >> 20;
+        let mib = length.map_or(most, |bytes: usize| (bytes >> 20).saturating_add(1).min(most));
+        Arc::clone(&self.bodies).acquire_many_owned(u32::try_from(mib).unwrap_or(BODIES)).await.ok()
+    }
+}
 
 /// What the routes need.
 #[derive(Clone)]
@@ -36,6 +64,8 @@ pub struct Server {
     pub bell: Arc<Notify>,
     /// Set when the process is to end.
     pub stop: CancellationToken,
+    /// How much may be under way.
+    pub room: Room,
 }
 
 impl Server {
@@ -77,6 +107,7 @@ impl Server {
         if self.stop.is_cancelled() || !self.journal.has_room() {
             return reply::text(StatusCode::SERVICE_UNAVAILABLE, "not accepting: send it again\n");
         }
+        let _room = self.room.for_body(request.headers()).await;
         let body = match read_body(request, BODY_MAX).await {
             Ok(body) => body,
             Err(error @ BodyError::TooLarge) => {
@@ -142,17 +173,25 @@ impl Server {
     }
 
     async fn exposition(&self, headers: &HeaderMap) -> Response {
-        let server = self.clone();
-        let observed = tokio::task::spawn_blocking(move || {
-            metrics::observed(&server.assessor, &server.journal.reader()?, &server.clock)
-        });
         let mut registry = Registry::default();
         self.metrics.register(&mut registry);
-        match observed.await {
-            Ok(Ok(snapshot)) => registry.register_collector(Box::new(snapshot)),
-            // The counters are true all the same.
-            Ok(Err(error)) => tracing::error!(%error, "the state cannot be read for the metrics"),
-            Err(error) => tracing::error!(%error, "the state cannot be read for the metrics"),
+        // Without a look into the journal the counters are true all the same.
+        match Arc::clone(&self.room.looks).try_acquire_owned() {
+            Err(_) => {
+                tracing::error!("the state cannot be read for the metrics: earlier looks have not come back");
+            }
+            Ok(turn) => {
+                let server = self.clone();
+                let observed = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    metrics::observed(&server.assessor, &server.journal.reader()?, &server.clock)
+                });
+                match observed.await {
+                    Ok(Ok(snapshot)) => registry.register_collector(Box::new(snapshot)),
+                    Ok(Err(error)) => tracing::error!(%error, "the state cannot be read for the metrics"),
+                    Err(error) => tracing::error!(%error, "the state cannot be read for the metrics"),
+                }
+            }
         }
         exposition::respond(&registry, headers)
     }

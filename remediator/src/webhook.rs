@@ -11,6 +11,10 @@ use crate::{config::Config, journal::Incoming, policy::DenyList, rules, target::
 pub const BODY_MAX: usize = 16 << 20;
 /// One alert's labels at most, in bytes; longer ones are hostile.
 const LABELS_MAX: usize = 64 << 10;
+/// What is kept of an alert's labels at most, in bytes: enough to find the alert again, and thousands fill no disk.
+const LABELS_KEPT: usize = 4 << 10;
+/// And of each label's value, in characters.
+const VALUE_KEPT: usize = 300;
 
 /// One delivery.
 #[derive(Debug, Deserialize)]
@@ -104,9 +108,22 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
             target,
             firing: alert.is_firing(),
             fingerprint: alert.fingerprint.chars().take(64).collect(),
-            labels: alert.labels.clone(),
+            labels: evidence(&alert.labels),
         }),
     }
+}
+
+/// The labels as they are remembered.
+fn evidence(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut left = LABELS_KEPT;
+    let mut kept = BTreeMap::new();
+    for (name, value) in labels {
+        let value: String = value.chars().take(VALUE_KEPT).collect();
+        let Some(rest) = left.checked_sub(name.len() + value.len()) else { break };
+        left = rest;
+        kept.insert(name.clone(), value);
+    }
+    kept
 }
 
 fn denied(deny: &DenyList, kind: Kind, name: &str) -> bool {
@@ -261,5 +278,16 @@ rules:
             "y".repeat(LABELS_MAX)
         );
         assert_eq!(meanings(&alert("firing", &labels), false), ["labels_too_long"]);
+    }
+
+    #[test]
+    fn only_so_much_is_remembered() {
+        let labels: BTreeMap<String, String> =
+            (0..100).map(|number| (format!("label-{number:03}"), "ä".repeat(1000))).collect();
+        let kept = evidence(&labels);
+        assert_eq!(kept.len(), 6);
+        assert!(kept.values().all(|value| *value == "ä".repeat(300)));
+        let usual = BTreeMap::from([("alertname".to_owned(), "HostDiskHigh".to_owned())]);
+        assert_eq!(evidence(&usual), usual);
     }
 }

@@ -15,7 +15,7 @@ use evenkeel_remediator::{
     notify::Notifier,
     observe::Host,
     serve,
-    server::Server,
+    server::{Room, Server},
     target::{Kind, Selector},
 };
 use reqwest::{Client, Response, StatusCode, header};
@@ -102,6 +102,7 @@ impl Receiver {
             clock: Clock::default(),
             bell: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
+            room: Room::default(),
         };
         let stop = CancellationToken::new();
         let routes = server.clone();

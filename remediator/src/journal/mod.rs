@@ -109,9 +109,6 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || {
                 write(&connection, queue);
-                // Closing the last connection would delete the log that was grown beforehand, and the next start on
-                // a full disk could not make it again.
-                std::mem::forget(connection);
                 drop(lock);
             })
             .map_err(io(dir))?;

@@ -283,7 +283,7 @@ pub(super) fn budget(db: &Connection, scope: &Scope, limits: &[Limit]) -> rusqli
 }
 
 /// A stored moment whose wall clock is the timeline over all boots; as it was stored where its boot is forgotten.
-fn moment(column: &str) -> String {
+pub(super) fn moment(column: &str) -> String {
     format!(
         "coalesce((SELECT json_set(one.{column}, '$.wall_ms', boot.began_ms + json_extract(one.{column}, '$.boot_ms'))
           FROM boot WHERE boot.id = json_extract(one.{column}, '$.boot_id')), one.{column})"

@@ -19,10 +19,10 @@ use crate::{
 /// Open remediations at most; more is a flood, and the sender is asked to come again.
 const OPEN_MAX: usize = 10_000;
 /// Ended remediations kept, newest first. Those that acted are kept beside them: limits bound their number, and the
-/// Starts are kept for longer than any window is likely to be, in milliseconds: a year and a day.
-const STARTS_MS: i64 = 366 * 86_400_000;
 /// breaker must not forget them in a flood of refusals.
 const HISTORY_MAX: i64 = 100_000;
+/// Starts are kept for longer than any window is likely to be, in milliseconds: a year and a day.
+const STARTS_MS: i64 = 366 * 86_400_000;
 /// How long ended remediations are kept, in milliseconds: 90 days.
 const HISTORY_MS: i64 = 90 * 86_400_000;
 /// After so long a silence, in milliseconds, the same refusal is news again: 24 hours.
@@ -225,24 +225,39 @@ impl Journal {
     /// # Errors
     /// When it is not on disk.
     pub async fn retain(&self, now: Moment) -> Result<(), Error> {
-        self.change(move |db| {
-            db.execute(
-                "DELETE FROM remediation WHERE outcome IS NOT NULL AND (ended_wall_ms < ?1 OR (acted = 0 AND id <= (
-                   SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2)))",
-                params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
-            )?;
-            db.execute(
-                "DELETE FROM start WHERE json_extract(moment, '$.wall_ms') < ?1",
-                params![now.wall_ms - STARTS_MS],
-            )?;
-            db.execute(
-                "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
-                params![BOOTS_MAX],
-            )
-            .map(drop)
-        })
-        .await
+        self.change(move |db| retain(db, &now)).await
     }
+}
+
+/// What limits and breaker count by goes by the timeline: a wall clock that is years ahead for a moment must not make
+/// them forget everything.
+fn retain(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
+    note_boot(db, now)?;
+    let timeline = query::on_timeline(db, now)?.wall_ms;
+    db.execute(
+        "DELETE FROM remediation WHERE outcome IS NOT NULL AND acted = 0 AND (ended_wall_ms < ?1 OR id <= (
+           SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2))",
+        params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
+    )?;
+    let (ended, made) = (query::moment("ended"), query::moment("moment"));
+    db.execute(
+        &format!(
+            "DELETE FROM remediation WHERE id IN (SELECT id FROM remediation AS one
+               WHERE acted = 1 AND outcome IS NOT NULL AND json_extract({ended}, '$.wall_ms') < ?1)"
+        ),
+        params![timeline - HISTORY_MS],
+    )?;
+    db.execute(
+        &format!(
+            "DELETE FROM start WHERE id IN (SELECT id FROM start AS one WHERE json_extract({made}, '$.wall_ms') < ?1)"
+        ),
+        params![timeline - STARTS_MS],
+    )?;
+    db.execute(
+        "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
+        params![BOOTS_MAX],
+    )
+    .map(drop)
 }
 
 /// Keeps the timeline: notes a boot that is new, and in a known one where its wall clock stands after it was set. Only
@@ -284,9 +299,11 @@ fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Resul
     }
     let mut tally = Tally::default();
     let mut resolve = db.prepare_cached(
-        // Also of the ended ones: an escalation is over when its alert is.
+        // Also of the last one that acted: an escalation is over when its alert is.
         "UPDATE remediation SET resolved_wall_ms = ?4
-         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND resolved_wall_ms IS NULL",
+         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND resolved_wall_ms IS NULL
+           AND (outcome IS NULL OR id = (SELECT max(id) FROM remediation
+                                         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1))",
     )?;
     let mut absorb = db.prepare_cached(
         "UPDATE remediation SET deliveries = deliveries + 1, last_seen_wall_ms = ?4, resolved_wall_ms = NULL

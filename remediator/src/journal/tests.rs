@@ -356,9 +356,16 @@ async fn history_is_kept_for_its_time_and_what_acted_longest() {
     };
     assert_eq!(count("target LIKE 'flood-%'"), 100_000);
     assert_eq!(count("acted = 1"), 1, "the breaker needs it");
-    let old = Moment { wall_ms: 90 * DAY_MS + 1, ..at(60) };
-    journal.retain(old).await.unwrap();
-    assert_eq!(count("outcome IS NOT NULL"), 0);
+    // The wall clock is years ahead for a moment: plans and refusals go, what the breaker counts by does not.
+    let ahead = Moment { wall_ms: 9000 * DAY_MS, ..at(60) };
+    journal.retain(ahead).await.unwrap();
+    assert_eq!((count("acted = 0 AND outcome IS NOT NULL"), count("acted = 1")), (0, 1));
+    let starts = || reader(&dir).budget(&Scope::Host, &["9/1h".parse().unwrap()]).unwrap().starts.len();
+    assert_eq!(starts(), 1);
+    journal.retain(at(90 * DAY_MS / 1000 + 1)).await.unwrap();
+    assert_eq!((count("outcome IS NOT NULL"), starts()), (0, 1));
+    journal.retain(at(366 * DAY_MS / 1000 + 1)).await.unwrap();
+    assert_eq!(starts(), 0);
     assert_eq!(count(&format!("id = {open}")), 1, "what is open is never forgotten");
     let orphans: i64 = db.query_row("SELECT count(*) FROM step", [], |row| row.get(0)).unwrap();
     assert_eq!(orphans, 0);
@@ -428,6 +435,25 @@ async fn damaged_evidence_hides_no_remediation() {
         .unwrap();
     let record = journal.remediation(id).await.unwrap().unwrap();
     assert_eq!((record.before, record.labels.len()), (None, 0));
+    assert_eq!(journal.open_targets(at(1)).await.unwrap().len(), 1);
+}
+
+/// The log keeps its place on the disk over a clean end, and so does what is in it.
+#[tokio::test]
+async fn a_clean_end_gives_no_room_back() {
+    let (dir, journal) = open();
+    opened(&journal, "a.service", at(0)).await;
+    let size = |suffix: &str| std::fs::metadata(dir.path().join(format!("{FILE}{suffix}"))).unwrap().len();
+    let before = (size(""), size("-wal"));
+    assert!(before.0 >= 4 << 20 && before.1 >= 4 << 20, "{before:?}");
+    drop(journal);
+    let journal = loop {
+        match Journal::open(dir.path()) {
+            Err(Error::InUse(_)) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!((size(""), size("-wal")), before);
     assert_eq!(journal.open_targets(at(1)).await.unwrap().len(), 1);
 }
 

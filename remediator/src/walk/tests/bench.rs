@@ -169,7 +169,8 @@ pub(super) struct Fake {
     name: &'static str,
     class: Class,
     does: Does,
-    check: Check,
+    /// What its check answers; nothing at all when there is nothing here.
+    check: Option<Check>,
     world: World,
 }
 
@@ -181,7 +182,12 @@ impl fmt::Debug for Fake {
 
 impl Fake {
     pub(super) fn checked(mut self, check: Check) -> Self {
-        self.check = check;
+        self.check = Some(check);
+        self
+    }
+
+    pub(super) fn whose_check_hangs(mut self) -> Self {
+        self.check = None;
         self
     }
 }
@@ -208,7 +214,12 @@ impl Action for Fake {
     }
 
     fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
-        Box::pin(async { Ok(self.check.clone()) })
+        Box::pin(async {
+            match &self.check {
+                Some(check) => Ok(check.clone()),
+                None => std::future::pending().await,
+            }
+        })
     }
 
     fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
@@ -411,7 +422,7 @@ impl Bench {
 
     /// An action of this host.
     pub(super) fn fake(&self, name: &'static str, class: Class, does: Does) -> Fake {
-        Fake { name, class, does, check: Check::Go, world: self.world.clone() }
+        Fake { name, class, does, check: Some(Check::Go), world: self.world.clone() }
     }
 
     pub(super) fn rule(&mut self, name: &str) -> &mut Rule {

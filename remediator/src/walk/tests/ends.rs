@@ -297,6 +297,17 @@ async fn an_action_that_hangs_is_not_waited_for_beyond_its_time() {
     assert_eq!(bench.steps_of(record.id), ["hang unknown (unanswered)"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_check_that_hangs_is_not_waited_for_and_its_step_not_done() {
+    let mut bench = unit_bench(&[]);
+    let first = bench.fake("first", Class::S2, Does::Cure).whose_check_hangs();
+    let second = bench.fake("second", Class::S2, Does::Cure);
+    bench.steps("unit", [first, second]);
+    let record = bench.heal("unit", APP).await;
+    assert_eq!(ended(&record), (Outcome::Succeeded, "verified"));
+    assert_eq!(bench.steps_of(record.id), ["first skipped (check_failed)", "second done"]);
+}
+
 /// After a step nobody sees the target any more: what a further step would meet, nobody knows.
 #[tokio::test(start_paused = true)]
 async fn blind_after_a_step_means_no_further_step() {
