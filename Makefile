@@ -78,12 +78,12 @@ unit: ## unit and in-process tests: neither root nor Docker
 alerts: ## promtool and amtool on rules, their tests, configurations and routes
 	alerts/check.sh
 
-# The exporter and the remediator are started by their own names, so they are built first.
+# The same selection as `build`: another one would unify other features, and build much of it again.
 .PHONY: lab-test
 lab-test: ## the lab's tests only; ARGS=NAME for those named so
 	@$(call need_root,lab-test)
-	$(cargo) build --workspace --bins --features evenkeel-tests/lab
-	$(cargo) test --package evenkeel-tests --features lab --test lab -- $(ARGS)
+	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
+	$(cargo) test --workspace --features evenkeel-tests/lab --test lab -- $(ARGS)
 
 ##@ Measure
 
