@@ -270,23 +270,26 @@ async fn reading_disturbs_no_writer_and_sees_no_half() {
     let (dir, journal) = open();
     let path = dir.path().to_owned();
     let stop = Arc::new(AtomicUsize::new(0));
-    let stopped = stop.clone();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (stopped, counted) = (stop.clone(), looks.clone());
     let looking = std::thread::spawn(move || {
         let reader = Reader::open(&path).unwrap();
-        let mut looks = 0_u64;
         while stopped.load(Ordering::SeqCst) == 0 {
             // Deliveries of ten are all there or not at all.
             assert_eq!(reader.queue().unwrap().0 % 10, 0);
-            looks += 1;
+            counted.fetch_add(1, Ordering::SeqCst);
         }
-        looks
     });
     for delivery in 0..60 {
         let alerts = (0..10).map(|number| alert(&format!("a{delivery}-{number}.service"))).collect();
         journal.accept(alerts, at(0)).await.unwrap();
     }
+    while looks.load(Ordering::SeqCst) == 0 {
+        assert!(!looking.is_finished(), "the reader has ended");
+        std::thread::yield_now();
+    }
     stop.store(1, Ordering::SeqCst);
-    assert!(looking.join().unwrap() > 0);
+    looking.join().unwrap();
     // A reader writes nothing.
     let connection = super::schema::open_read_only(&dir.path().join(FILE)).unwrap();
     let denied = connection.execute("DELETE FROM remediation", []).unwrap_err();
