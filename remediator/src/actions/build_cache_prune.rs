@@ -71,10 +71,12 @@ impl Action for BuildCachePrune {
             };
             let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
             let engine = job.host.docker.engine().await.map_err(refused)?;
-            for root in cache_roots(&engine) {
+            let roots = cache_roots(&engine);
+            let lies = if roots.len() == 1 { "lies" } else { "may lie" };
+            for root in roots {
                 let detail = match job.host.prober.usage(root, ROOT_TIMEOUT).await {
                     Ok(usage) if usage.device == Some(filesystem.device) => continue,
-                    Ok(_) => format!("the build cache may lie in {}", root.display()),
+                    Ok(_) => format!("the build cache {lies} in {}", root.display()),
                     Err(error) => {
                         format!("where the build cache lies cannot be told: {}: {error}", root.display())
                     }
