@@ -397,7 +397,8 @@ at_least() { # at_least VERSION: reads "cargo 1.95.0 (…)"
 
 # What an earlier run has put there is not the machine's own.
 PATH=:$PATH:
-PATH=${PATH//":$bin:"/:}
+# Neighbours share a colon, so one replacement would leave every second of them.
+while [[ $PATH == *":$bin:"* ]]; do PATH=${PATH//":$bin:"/:}; done
 PATH=${PATH:1:-1}
 
 mkdir -p "$bin" "$root" "$images"
