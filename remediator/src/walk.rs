@@ -72,7 +72,7 @@ impl Walker {
         let interrupted = matches!(remediation.phase, Phase::Running | Phase::Verifying);
         // Whatever was done before is verified first: it may have helped meanwhile.
         if interrupted || way.acted {
-            match self.effect(rule, &target, remediation.before.as_ref()).await {
+            match self.effect(rule, &target, remediation.before.as_ref(), way.unknown).await {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
                     return self

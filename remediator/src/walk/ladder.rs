@@ -157,7 +157,8 @@ impl Walker {
             let before = sight.seen.clone();
             let record = self.act(id, reserved, position, step, &job).await?;
             way.did(&record);
-            match self.effect(rule, &sight.target, Some(&before)).await {
+            let may_go_on = record.state == StepState::Unknown;
+            match self.effect(rule, &sight.target, Some(&before), may_go_on).await {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
                     return self
@@ -277,8 +278,14 @@ impl Walker {
         after.checked_sub(i64::try_from(before.avail_bytes).ok()?)
     }
 
-    /// Looks until it is decided whether acting helped.
-    pub(super) async fn effect(&self, rule: &Rule, target: &Target, before: Option<&Observation>) -> Effect {
+    /// Looks until it is decided whether acting helped. `may_go_on`: nobody knows whether the host is still at it.
+    pub(super) async fn effect(
+        &self,
+        rule: &Rule,
+        target: &Target,
+        before: Option<&Observation>,
+        may_go_on: bool,
+    ) -> Effect {
         let (Some(verify), Some(before)) = (&rule.verify, before) else {
             return self.no_longer_needed(rule, target).await;
         };
@@ -295,10 +302,11 @@ impl Walker {
                     return seen.map_or(Effect::NotWell(None), Effect::Well);
                 }
                 Verdict::NotDone => return Effect::NotWell(seen),
-                // A disk that is not done shortly after a step will not become so by waiting: the next step may help.
-                // One that was done and is so no more has the time that it is given.
+                // A disk that is not done shortly after a step has ended will not become so by waiting: the next step
+                // may help. One that was done and is so no more has the time that it is given.
                 Verdict::Wait
                     if target.kind() == Kind::Filesystem
+                        && !may_go_on
                         && !was_met
                         && now.duration_since(began) >= self.settle =>
                 {

@@ -226,6 +226,25 @@ async fn an_interrupted_step_succeeds_only_when_it_is_seen_to() {
     assert_eq!(bench.told(), ["unknown unanswered"]);
 }
 
+/// A prune goes on in the engine when the process that asked for it is dead: a disk that is not well at once may become
+/// so, and a further step would only do more.
+#[tokio::test(start_paused = true)]
+async fn what_may_still_be_at_work_has_the_time_it_is_given() {
+    let mut bench = Bench::new(&[disk_rule("disk", "    limits: [1/1h]\n")]);
+    let first = bench.fake("first", Class::D1, Does::Hang);
+    let harsher = bench.fake("harsher", Class::D1, Does::Leave(0.1));
+    bench.steps("disk", [first, harsher]);
+    bench.world.show(DISK, disk(0.9));
+    bench.alert("disk", DISK).await;
+    bench.walk_into_the_action(bench.last().id).await;
+    bench.world.script(DISK, vec![Ok(disk(0.9)); 60]);
+    bench.world.show(DISK, disk(0.7));
+    bench.restart();
+    bench.drive().await;
+    let record = check(&bench, "disk", DISK, "still at work");
+    assert_eq!((record.outcome, bench.world.called()), (Some(Outcome::Succeeded), vec!["first"]));
+}
+
 /// After the restart the target cannot be seen for good: unknown, and nothing more is done.
 #[tokio::test(start_paused = true)]
 async fn interrupted_and_blind_is_unknown() {
