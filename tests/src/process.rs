@@ -1,10 +1,12 @@
 //! One program that the lab has started: its log, its end, and its being frozen.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -167,13 +169,20 @@ pub fn send(id: u32, signal: Signal) -> Result<()> {
     kill_process(pid, signal).with_context(|| format!("cannot signal process {id}"))
 }
 
-/// A TCP port of loopback that nothing listens on now.
+/// A TCP port of loopback that nothing listens on now, and that nobody in this process was given before.
 ///
 /// # Errors
 ///
 /// When no port can be bound.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        // Whoever was given it may not listen yet.
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 /// Whether nothing listens on this TCP port of loopback, nor on all addresses.

@@ -23,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 async fn remediator_acts_when_it_sees_again() -> Result<()> {
-    let engine = Engine::start(Options { disk_mib: 300, ..Options::default() }).await?;
+    let mut engine = Engine::start(Options { disk_mib: 300, ..Options::default() }).await?;
     let host = SystemdHost::start(shared::engine().await?).await?;
     let remediator = r#"
 policy: {mode: auto, limits: {S2: [50/1h]}}
@@ -39,6 +39,7 @@ rules:
     match: ['alertname="ContainerUnhealthy"']
     target: {container: name, allow: [unseen-sick]}
     limits: [50/1h]
+    cooldown: 0s
     steps: [container_restart: {}]
     verify: {healthy_for: 1s, within: 30s}
 "#;
@@ -66,15 +67,23 @@ rules:
     drop((frozen_engine, frozen_bus));
     let succeeded = |one: &Value| one["outcome"] == "succeeded";
     let first = at.remediation("the repair of the unit", ("unit-failed", UNIT), succeeded).await?;
-    at.remediation("the repair of the container", ("container-unhealthy", CONTAINER), succeeded).await?;
+    let of_container = ("container-unhealthy", CONTAINER);
+    let first_of_container = at.remediation("the repair of the container", of_container, succeeded).await?;
 
-    // The bus is started anew: whatever connection was kept is of no use any more.
+    // Both daemons are started anew: whatever connection was kept is of no use any more.
+    engine.stop()?;
     host.systemctl(&["stop", "dbus.socket", "dbus.service"]).await?;
     host.systemctl(&["kill", "--signal=KILL", UNIT]).await?;
     host.systemctl(&["start", "dbus.socket"]).await?;
-    let again = |one: &Value| succeeded(one) && one["id"].as_u64() > first["id"].as_u64();
-    let record = at.remediation("the second repair", ("unit-failed", UNIT), again).await?;
+    engine.start_again().await?;
+    engine.docker(&["start", CONTAINER]).await?;
+    engine.docker(&["exec", CONTAINER, "rm", "/well"]).await?;
+    let later = |one: &Value, first: &Value| succeeded(one) && one["id"].as_u64() > first["id"].as_u64();
+    let again = |one: &Value| later(one, &first);
+    let record = at.remediation("the second repair of the unit", ("unit-failed", UNIT), again).await?;
     ensure!(host.starts(UNIT).await? == 3, "each failure was repaired once: {record:#}");
+    let again = |one: &Value| later(one, &first_of_container);
+    at.remediation("the second repair of the container", of_container, again).await?;
     at.resolves("SystemdUnitFailed", ("name", UNIT)).await?;
     at.resolves("ContainerUnhealthy", ("name", CONTAINER)).await
 }

@@ -136,21 +136,21 @@ rules:
 
     let record = at.remediation("the outcome", ("disk-high", disk), |one| one["phase"] == "ended").await?;
     was_interrupted(&record)?;
+    // Whether an engine goes on with a prune when its client has gone is the engine's affair. The
+    // outcome must say what became of the disk, which may still be getting emptier.
+    let seen = record["after"]["filesystem"]["used_ratio"].as_f64().context("nothing seen at the end")?;
     let used = engine.disk().usage()?.used_ratio();
-    // Whether an engine goes on with a prune when its client has gone is the engine's affair; the
-    // outcome must say what became of the disk.
+    ensure!(used < seen + 0.01, "{seen} was seen, and it is {used}: {record:#}");
     let outcome = record["outcome"].as_str().unwrap_or_default();
     match outcome {
-        "succeeded" => ensure!(used < 0.8, "{used}: {record:#}"),
-        "partial" => ensure!((0.79..0.86).contains(&used), "{used}: {record:#}"),
+        "succeeded" => ensure!(seen < 0.8, "{record:#}"),
+        "partial" => ensure!((0.8..=0.85).contains(&seen), "{record:#}"),
         "unknown" => {
-            ensure!(used > 0.84, "{used}: {record:#}");
+            ensure!(seen > 0.85, "{record:#}");
             at.told.wait_for("a person to be told", SOON, |one| one["target"] == disk).await?;
         }
-        other => bail!("{other} at {used}: {record:#}"),
+        other => bail!("{other} at {seen}: {record:#}"),
     }
-    let seen = record["after"]["filesystem"]["used_ratio"].as_f64().context("nothing seen at the end")?;
-    ensure!((seen - used).abs() < 0.01, "{used}: {record:#}");
     eprintln!("crash_while_the_engine_prunes: {outcome}, {:.0} % used", used * 100.0);
     ensure!(engine.requests("POST", "/build/prune") == 1, "it was pruned again");
     Ok(())

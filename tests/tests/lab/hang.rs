@@ -138,10 +138,9 @@ async fn sources_come_late_and_come_back() -> Result<()> {
 
 /// A scrape as Prometheus makes it, in time.
 async fn scrape(exporter: &Exporter) -> Result<Exposition> {
-    let url = format!("{}/metrics", exporter.url());
+    let request = http::client()?.get(format!("{}/metrics", exporter.url()));
+    let request = request.header("X-Prometheus-Scrape-Timeout-Seconds", PATIENCE.to_string());
     let start = Instant::now();
-    let request =
-        http::client()?.get(url).header("X-Prometheus-Scrape-Timeout-Seconds", PATIENCE.to_string());
     let text = request.send().await?.error_for_status()?.text().await?;
     let took = start.elapsed();
     ensure!(took < IN_TIME, "the scrape took {took:?}");
