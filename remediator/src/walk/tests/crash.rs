@@ -13,6 +13,7 @@ use crate::{
     journal::{Phase, Record, StepState},
     outcome::Outcome,
     policy::Class,
+    walk::Next,
 };
 
 const APP: &str = "app.service";
@@ -306,4 +307,20 @@ async fn a_death_while_observing_costs_no_report() {
             return;
         }
     }
+}
+
+/// The process is told to end between the reservation and the call: nothing is called, and nothing stays counted.
+#[tokio::test(start_paused = true)]
+async fn a_stop_before_the_call_takes_the_reservation_back() {
+    let (mut bench, rule, target) = units(&[("restart", Class::S2, Does::Cure)]);
+    bench.alert(rule, target).await;
+    let id = bench.last().id;
+    bench.walker().stop.cancel();
+    assert_eq!(bench.walk(id).await.unwrap(), Next::Left);
+    assert!(bench.world.called().is_empty() && bench.steps_of(id).is_empty());
+    let scope = Scope::RuleTarget(rule.to_owned(), format!("unit {target}"));
+    assert!(bench.reader().budget(&scope, &["9/24h".parse().unwrap()]).unwrap().starts.is_empty());
+    bench.restart();
+    bench.drive().await;
+    assert_eq!(check(&bench, rule, target, "stopped").outcome, Some(Outcome::Succeeded));
 }
