@@ -4,6 +4,7 @@
 //! raised the alert. What they share besides is here too: the HTTP server, strict config loading, metrics as values.
 
 pub mod build;
+pub mod cgroup;
 pub mod config;
 pub mod docker;
 pub mod filesystem;
