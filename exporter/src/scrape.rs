@@ -12,11 +12,10 @@ use std::{
 
 use evenkeel_host::{
     build,
-    metrics::{self, Family, Snapshot},
+    metrics::{self, Block, Family},
     web::exposition::Exposition,
 };
 use futures_util::future::join_all;
-use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 pub use self::{
@@ -93,25 +92,32 @@ async fn pass(slots: Vec<Arc<Slot>>, budget: Budget) -> Pass {
 
 fn write_down(seen: Vec<(&Arc<Slot>, Arc<Sighting>)>) -> Pass {
     let complete = !seen.iter().any(|(_, sighting)| matches!(sighting.ending, Ending::Late));
-    let mut families = Vec::new();
+    let mut blocks = Vec::new();
+    // What is different each time, in a block of its own behind the others.
+    let mut last = Vec::new();
     let mut own = OwnMetrics::new();
     for (slot, sighting) in seen {
         own.add(slot, &sighting);
-        families.extend(slot.families(sighting));
+        match &sighting.ending {
+            Ending::Seen(told) => blocks.extend(told.iter().cloned()),
+            Ending::Absent => {}
+            Ending::Failed(_) | Ending::Late => last.extend(slot.down()),
+        }
     }
-    families.extend(own.finish());
-    families.extend(metrics::process());
-    let mut snapshot = Snapshot::new(families);
-    snapshot.push(
+    last.extend(own.finish());
+    last.extend(metrics::process());
+    let (mut blocks, left_out) = Block::distinct(blocks, &last);
+    let dropped = left_out + blocks.iter().map(|block| block.dropped()).sum::<usize>();
+    last.push(
         Family::gauge(
             "evenkeel_scrape_duplicate_samples",
-            "Samples left out of this answer because another one had the same name and labels.",
+            "Samples left out of this answer because others had the same name and labels, or a name of another collector's.",
         )
-        .with(&[], snapshot.dropped() as f64),
+        .with(&[], dropped as f64),
     );
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(snapshot));
-    Pass { exposition: Arc::new(Exposition::encode(&registry)), complete }
+    blocks.iter().for_each(|block| block.tidy());
+    blocks.push(Arc::new(Block::new(last)));
+    Pass { exposition: Arc::new(Exposition::new(blocks)), complete }
 }
 
 /// What the exporter says about the scrape itself.

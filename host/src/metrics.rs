@@ -1,10 +1,14 @@
-//! Metrics as values: made fresh from a snapshot at each look, so that nothing that vanished stays exported.
-//! Not here: the text formats (`web::exposition`) and what any metric means (the collectors).
+//! Metrics as values, and written down: made fresh from a snapshot, so that nothing that vanished stays exported, and
+//! written once, however often they are asked for.
+//! Not here: what a client wants (`web::exposition`) and what any metric means (the collectors).
 
-use std::{
-    collections::HashMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+mod block;
+mod classic;
+pub mod gzip;
+#[cfg(any(test, feature = "read-back"))]
+mod read_back;
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::{
     collector::Collector,
@@ -12,6 +16,8 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+pub use self::block::{Block, Format};
 
 /// All samples of one metric name.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,72 +83,20 @@ impl Family {
     }
 }
 
-/// Families as a prometheus-client collector: one family a name, samples sorted by labels, empty families left out.
-#[derive(Debug)]
-pub struct Snapshot {
-    families: Vec<Family>,
-    dropped: usize,
-}
-
-impl Snapshot {
-    /// Joins families of one name, because a name described twice makes the whole answer invalid, and of samples with
-    /// equal labels keeps the first.
-    pub fn new(families: Vec<Family>) -> Self {
-        let mut joined: Vec<Family> = Vec::with_capacity(families.len());
-        let mut places: HashMap<&'static str, usize> = HashMap::new();
-        for family in families.into_iter().filter(|family| !family.samples.is_empty()) {
-            match places.get(family.name) {
-                Some(&place) => joined[place].samples.extend(family.samples),
-                None => {
-                    places.insert(family.name, joined.len());
-                    joined.push(family);
-                }
-            }
-        }
-        let mut dropped = 0;
-        for family in &mut joined {
-            let before = family.samples.len();
-            family.samples.sort_by(|a, b| a.labels.cmp(&b.labels));
-            family.samples.dedup_by(|later, first| later.labels == first.labels);
-            dropped += before - family.samples.len();
-        }
-        Self { families: joined, dropped }
-    }
-
-    /// Adds a family whose name is not there yet.
-    pub fn push(&mut self, family: Family) {
-        debug_assert!(
-            self.families.iter().all(|other| other.name != family.name),
-            "{}: described twice",
-            family.name
-        );
-        self.families.push(family);
-    }
-
-    /// How many samples were left out because another one had the same name and labels.
-    pub fn dropped(&self) -> usize {
-        self.dropped
-    }
-}
-
-impl Collector for Snapshot {
+impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        for family in &self.families {
-            let (name, kind) = match family.kind {
-                Kind::Gauge => (family.name, MetricType::Gauge),
-                // The encoder writes the suffix itself.
-                Kind::Counter => (family.name.trim_end_matches("_total"), MetricType::Counter),
-            };
-            let mut metric = encoder.encode_descriptor(name, family.help, None, kind)?;
-            for sample in &family.samples {
-                let labels: Vec<(&str, &str)> =
-                    sample.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
-                // The encoder would write empty braces.
-                if labels.is_empty() {
-                    write(&mut metric, family.kind, sample.value)?;
-                } else {
-                    write(&mut metric.encode_family(&labels)?, family.kind, sample.value)?;
-                }
+        let (name, kind) = match self.kind {
+            Kind::Gauge => (self.name, MetricType::Gauge),
+            // The encoder writes the suffix itself.
+            Kind::Counter => (self.name.trim_end_matches("_total"), MetricType::Counter),
+        };
+        let mut metric = encoder.encode_descriptor(name, self.help, None, kind)?;
+        for sample in &self.samples {
+            // The encoder would write empty braces.
+            if sample.labels.is_empty() {
+                write(&mut metric, self.kind, sample.value)?;
+            } else {
+                write(&mut metric.encode_family(&sample.labels)?, self.kind, sample.value)?;
             }
         }
         Ok(())
@@ -187,50 +141,7 @@ pub fn process() -> Vec<Family> {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::{encoding::text, registry::Registry};
-
     use super::*;
-
-    fn encoded(snapshot: Snapshot) -> String {
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(snapshot));
-        let mut out = String::new();
-        text::encode(&mut out, &registry).expect("encoding a snapshot cannot fail");
-        out
-    }
-
-    #[test]
-    fn samples_are_sorted_and_repeated_names_joined() {
-        let mut state = Family::gauge("unit_state", "State.");
-        state.sample(&[("name", "b"), ("state", "failed")], 0.0);
-        state.sample(&[("name", "a"), ("state", "failed")], 1.0);
-        let restarts = Family::counter("restart_total", "Restarts.").with(&[("name", "a")], 3.0);
-        let again = Family::gauge("unit_state", "State.")
-            .with(&[("name", "a"), ("state", "failed")], 7.0)
-            .with(&[("name", "a"), ("state", "active")], 0.0);
-        let alone = Family::gauge("alone", "Without labels.").with(&[], 1.5);
-        let snapshot = Snapshot::new(vec![state, Family::gauge("empty", "Nothing."), restarts, again, alone]);
-        assert_eq!(snapshot.dropped(), 1);
-        assert_eq!(
-            encoded(snapshot),
-            "# HELP unit_state State.\n# TYPE unit_state gauge\n\
-             unit_state{name=\"a\",state=\"active\"} 0.0\n\
-             unit_state{name=\"a\",state=\"failed\"} 1.0\n\
-             unit_state{name=\"b\",state=\"failed\"} 0.0\n\
-             # HELP restart Restarts.\n# TYPE restart counter\nrestart_total{name=\"a\"} 3.0\n\
-             # HELP alone Without labels.\n# TYPE alone gauge\nalone 1.5\n# EOF\n"
-        );
-    }
-
-    #[test]
-    fn hostile_label_values_stay_one_value() {
-        let hostile = "a\"} 1\nforged_metric 2\n\\";
-        let out = encoded(Snapshot::new(vec![Family::gauge("x", "X.").with(&[("name", hostile)], 1.0)]));
-        assert_eq!(
-            out,
-            "# HELP x X.\n# TYPE x gauge\nx{name=\"a\\\"} 1\\nforged_metric 2\\n\\\\\"} 1.0\n# EOF\n"
-        );
-    }
 
     #[test]
     fn this_process_is_described() {

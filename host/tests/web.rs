@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_host::web::{self, Limits, Listener, Peer, Request, Response, reply};
-use hyper::StatusCode;
+use hyper::{StatusCode, body::Bytes};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -77,6 +77,12 @@ async fn handle(request: Request, peer: Peer, entered: &Notify, gate: &Notify) -
             Ok(body) => reply::text(StatusCode::OK, format!("{} bytes\n", body.len())),
             Err(error) => reply::text(error.status(), format!("{error}\n")),
         },
+        "/pieces" => {
+            let mut response = reply::text(StatusCode::OK, "");
+            let pieces = (0..100).map(|number| Bytes::from(format!("piece {number}\n"))).collect::<Vec<_>>();
+            *response.body_mut() = pieces.into();
+            response
+        }
         "/json" => reply::json(StatusCode::OK, &["a"]),
         "/post-only" => reply::method_not_allowed("POST"),
         _ => reply::not_found(),
@@ -98,6 +104,21 @@ async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, bytes: 
 
 fn limits() -> Limits {
     Limits { drain: Duration::from_secs(5), ..Limits::default() }
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_arrives_whole_and_says_its_length() {
+    let server = Server::start(limits()).await;
+    let body: String = (0..100).map(|number| format!("piece {number}\n")).collect();
+    let answer = server.get("/pieces").await;
+    assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
+    assert!(answer.contains(&format!("content-length: {}\r\n", body.len())), "{answer}");
+    let head = server.send(get("/pieces").replacen("GET", "HEAD", 1).as_bytes()).await;
+    assert!(
+        head.contains(&format!("content-length: {}\r\n", body.len())) && !head.contains("piece"),
+        "{head}"
+    );
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_host::{
     build,
-    metrics::{Family as Values, Snapshot, process},
+    metrics::{Block, Family as Values, process},
 };
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -229,7 +229,7 @@ fn remediation(rule: &str, action: &str, class: &str, outcome: Outcome) -> Label
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<Snapshot, Error> {
+pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<Block, Error> {
     let wall_ms = clock.now().wall_ms;
     let now = reader.on_timeline(&clock.now())?;
     let (depth, oldest) = reader.queue()?;
@@ -294,5 +294,5 @@ pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<S
         ),
     ];
     families.extend(process());
-    Ok(Snapshot::new(families))
+    Ok(Block::new(families))
 }

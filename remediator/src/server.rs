@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use evenkeel_host::{
     config::Secret,
-    web::{BodyError, Peer, Request, Response, exposition, read_body, reply},
+    metrics::Block,
+    web::{BodyError, Peer, Request, Response, exposition::Exposition, read_body, reply},
 };
 use hyper::{HeaderMap, Method, StatusCode, header};
 use prometheus_client::registry::Registry;
@@ -175,6 +176,7 @@ impl Server {
     async fn exposition(&self, headers: &HeaderMap) -> Response {
         let mut registry = Registry::default();
         self.metrics.register(&mut registry);
+        let mut blocks = vec![Arc::new(Block::of_registry(&registry))];
         // Without a look into the journal the counters are true all the same.
         match Arc::clone(&self.room.looks).try_acquire_owned() {
             Err(_) => {
@@ -187,13 +189,13 @@ impl Server {
                     metrics::observed(&server.assessor, &server.journal.reader()?, &server.clock)
                 });
                 match observed.await {
-                    Ok(Ok(snapshot)) => registry.register_collector(Box::new(snapshot)),
+                    Ok(Ok(block)) => blocks.push(Arc::new(block)),
                     Ok(Err(error)) => tracing::error!(%error, "the state cannot be read for the metrics"),
                     Err(error) => tracing::error!(%error, "the state cannot be read for the metrics"),
                 }
             }
         }
-        exposition::respond(&registry, headers)
+        Exposition::new(blocks).respond(headers)
     }
 
     fn ready(&self) -> Response {

@@ -139,7 +139,7 @@ impl Collector for DockerDisk {
                 Some(error) if !ledger.0.iter().any(|record| record.is_good(now)) => {
                     Err(CollectError::new(error))
                 }
-                _ => Ok(Look::Seen(families(&ledger.0, now))),
+                _ => Ok(Look::fresh(families(&ledger.0, now))),
             }
         })
     }

@@ -128,7 +128,7 @@ impl FilesystemCollector {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        Ok(Look::Seen(families(&without_covered(seen))))
+        Ok(Look::fresh(families(&without_covered(seen))))
     }
 }
 
@@ -415,9 +415,10 @@ mod tests {
         let config = Config { fs_types_exclude: "^proc$".parse().unwrap(), ..Config::default() };
         let collector = FilesystemCollector::new(&config);
         let deadline = Instant::now() + Duration::from_secs(60);
-        let Look::Seen(families) = Collector::look(&collector, deadline).await.unwrap() else {
+        let Look::Seen(blocks) = Collector::look(&collector, deadline).await.unwrap() else {
             panic!("absent");
         };
+        let families = blocks[0].read_back();
         let size = families.iter().find(|family| family.name == "node_filesystem_size_bytes").unwrap();
         let root = size
             .samples

@@ -8,7 +8,10 @@ pub mod systemd;
 
 use std::{fmt, sync::Arc};
 
-use evenkeel_host::{docker::Docker, metrics::Family};
+use evenkeel_host::{
+    docker::Docker,
+    metrics::{Block, Family},
+};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -80,10 +83,18 @@ pub trait Collector: Send + Sync {
 /// What one look gave.
 #[derive(Debug)]
 pub enum Look {
-    /// The source answered.
-    Seen(Vec<Family>),
+    /// The source answered. What has not changed since the last look is best told by the same block again: it is
+    /// neither written nor compressed anew then. No name may be in two blocks, nor in two collectors' blocks.
+    Seen(Vec<Arc<Block>>),
     /// There is no such source here, it is not configured, and it was never seen since the start.
     Absent,
+}
+
+impl Look {
+    /// Of families that are different at each look.
+    pub fn fresh(families: Vec<Family>) -> Self {
+        Self::Seen(vec![Arc::new(Block::new(families))])
+    }
 }
 
 /// Why a look failed, in words for the log and the status page.

@@ -169,7 +169,7 @@ impl Collector for RedisCollector {
             }
             let probes: Vec<_> = self.instances.iter().map(|instance| instance.probe(deadline)).collect();
             let seen: Vec<(&str, Probe)> = stream::iter(probes).buffer_unordered(IN_FLIGHT).collect().await;
-            Ok(Look::Seen(families(&seen)))
+            Ok(Look::fresh(families(&seen)))
         })
     }
 
@@ -439,7 +439,8 @@ mod tests {
         let text = format!("redis: [{{name: a, url: 'redis://{address}'}}]");
         let collector = RedisCollector::new(&config::Config::parse("c.yml", &text).expect("good").redis);
         let look = collector.look(Instant::now() + Duration::from_secs(5)).await;
-        let Ok(Look::Seen(families)) = look else { panic!("{look:?}") };
+        let Ok(Look::Seen(blocks)) = look else { panic!("{look:?}") };
+        let families = blocks[0].read_back();
         assert_eq!((families[0].name, families[0].samples[0].value), ("redis_up", 0.0));
         assert_eq!(collector.down()[0].samples, families[0].samples);
     }

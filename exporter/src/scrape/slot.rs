@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evenkeel_host::metrics::Family;
+use evenkeel_host::metrics::{Block, Family};
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -22,7 +22,7 @@ const MAX_WORDS: usize = 300;
 #[derive(Debug, Clone)]
 pub enum Ending {
     /// With metrics.
-    Seen(Vec<Family>),
+    Seen(Vec<Arc<Block>>),
     /// There is nothing to look at.
     Absent,
     /// With an error or a panic, in words.
@@ -123,17 +123,10 @@ impl Slot {
         }
     }
 
-    /// What to publish of a look.
-    pub(super) fn families(&self, sighting: Arc<Sighting>) -> Vec<Family> {
-        if !sighting.ending.is_success() {
-            let down = std::panic::catch_unwind(AssertUnwindSafe(|| self.collector.down()));
-            return down.unwrap_or_default();
-        }
-        // Copied only when two scrapes share it.
-        match Arc::unwrap_or_clone(sighting).ending {
-            Ending::Seen(families) => families,
-            _ => Vec::new(),
-        }
+    /// What stands for the series of a look that did not succeed.
+    pub(super) fn down(&self) -> Vec<Family> {
+        let down = std::panic::catch_unwind(AssertUnwindSafe(|| self.collector.down()));
+        down.unwrap_or_default()
     }
 
     /// Counts a look and tells the log when things have changed.
@@ -171,7 +164,7 @@ async fn look_once(collector: Arc<dyn Collector>, budget: Budget) -> Arc<Sightin
     let begun = Instant::now();
     let look = AssertUnwindSafe(async { collector.look(budget.deadline).await }).catch_unwind();
     let ending = match timeout_at(budget.cut, look).await {
-        Ok(Ok(Ok(Look::Seen(families)))) => Ending::Seen(families),
+        Ok(Ok(Ok(Look::Seen(blocks)))) => Ending::Seen(blocks),
         Ok(Ok(Ok(Look::Absent))) => Ending::Absent,
         Ok(Ok(Err(error))) => Ending::Failed(bounded(&error.to_string())),
         Ok(Err(panic)) => Ending::Failed(bounded(&format!("panicked: {}", panic_words(panic.as_ref())))),
@@ -182,8 +175,8 @@ async fn look_once(collector: Arc<dyn Collector>, budget: Budget) -> Arc<Sightin
 
 fn words(ending: &Ending) -> String {
     match ending {
-        Ending::Seen(families) => {
-            let samples: usize = families.iter().map(|family| family.samples.len()).sum();
+        Ending::Seen(blocks) => {
+            let samples: usize = blocks.iter().map(|block| block.samples()).sum();
             format!("{samples} series")
         }
         Ending::Absent => "nothing to look at here".to_owned(),

@@ -69,22 +69,22 @@ impl Collector for Fake {
         let does = self.does.lock().expect("unpoisoned").clone();
         async move {
             match does {
-                Does::See(family) => Ok(Look::Seen(vec![family])),
+                Does::See(family) => Ok(Look::fresh(vec![family])),
                 Does::FindNothing => Ok(Look::Absent),
                 Does::Fail(why) => Err(CollectError::new(why)),
                 Does::Hang => pending().await,
                 Does::Panic => panic!("on purpose"),
                 Does::Take(time, family) => {
                     sleep(time).await;
-                    Ok(Look::Seen(vec![family]))
+                    Ok(Look::fresh(vec![family]))
                 }
                 Does::UseUp(family) => {
                     tokio::time::sleep_until(deadline).await;
-                    Ok(Look::Seen(vec![family]))
+                    Ok(Look::fresh(vec![family]))
                 }
                 Does::Block(gate, family) => {
                     gate.lock().expect("unpoisoned").recv().expect("released");
-                    Ok(Look::Seen(vec![family]))
+                    Ok(Look::fresh(vec![family]))
                 }
             }
         }

@@ -1,60 +1,51 @@
-//! Metrics as text: OpenMetrics 1.0 or the classic format 0.0.4, whichever the client likes better, gzipped if it may be.
+//! Metrics as an answer: OpenMetrics 1.0 or the classic format 0.0.4, whichever the client likes better, gzipped if it may
+//! be.
 //!
 //! Rules of negotiation: <https://prometheus.io/docs/instrumenting/content_negotiation/>.
 
-use std::{io::Write, sync::OnceLock};
+use std::sync::{Arc, LazyLock};
 
-use flate2::{Compression, write::GzEncoder};
 use hyper::body::Bytes;
 use hyper::{
     HeaderMap, StatusCode,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, VARY},
 };
-use prometheus_client::{encoding::text, registry::Registry};
 
 use super::{Response, reply};
+use crate::metrics::{
+    Block, Format,
+    gzip::{self, Part},
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Encodes a registry and answers in the format the request asks for.
-pub fn respond(registry: &Registry, headers: &HeaderMap) -> Response {
-    Exposition::encode(registry).respond(headers)
-}
+/// The end mark of OpenMetrics.
+const EOF: &[u8] = b"# EOF\n";
+static EOF_DEFLATED: LazyLock<Arc<Part>> = LazyLock::new(|| Arc::new(Part::stored(EOF)));
 
-/// One encoded look, which several requests may share; each form of it is made when first asked for.
+/// One look, which several requests may share: the blocks one after the other.
 #[derive(Debug)]
 pub struct Exposition {
-    openmetrics: Form,
-    classic: OnceLock<Form>,
-}
-
-#[derive(Debug)]
-struct Form {
-    plain: Bytes,
-    gzipped: OnceLock<Bytes>,
+    blocks: Vec<Arc<Block>>,
 }
 
 impl Exposition {
-    /// Writes the registry down.
-    pub fn encode(registry: &Registry) -> Self {
-        let mut out = String::new();
-        // Writing to a string never fails, and evenkeel's collectors return no errors of their own.
-        if text::encode(&mut out, registry).is_err() {
-            tracing::error!("the metrics could not be written completely");
-        }
-        Self { openmetrics: Form::new(out), classic: OnceLock::new() }
+    /// Of blocks that describe no name twice.
+    pub fn new(blocks: Vec<Arc<Block>>) -> Self {
+        Self { blocks }
     }
 
-    /// Answers in the format that `Accept` and `Accept-Encoding` ask for.
+    /// Answers in the format that `Accept` and `Accept-Encoding` ask for. No byte is copied: the answer consists of what
+    /// the blocks keep.
     pub fn respond(&self, headers: &HeaderMap) -> Response {
-        let (content_type, form) = if wants_openmetrics(headers) {
-            (OPENMETRICS, &self.openmetrics)
+        let (content_type, format) = if wants_openmetrics(headers) {
+            (OPENMETRICS, Format::OpenMetrics)
         } else {
-            (CLASSIC, self.classic.get_or_init(|| Form::new(to_classic(self.openmetrics.text()))))
+            (CLASSIC, Format::Classic)
         };
         let gzip = accepts_gzip(headers);
-        let body = if gzip { form.gzipped() } else { form.plain.clone() };
+        let body = if gzip { self.gzipped(format) } else { self.plain(format) };
         let mut response = reply::with_type(StatusCode::OK, content_type, body);
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
@@ -63,59 +54,17 @@ impl Exposition {
         }
         response
     }
-}
 
-impl Form {
-    fn new(text: String) -> Self {
-        Self { plain: text.into(), gzipped: OnceLock::new() }
+    fn plain(&self, format: Format) -> Vec<Bytes> {
+        let end = (format == Format::OpenMetrics).then_some(Bytes::from_static(EOF));
+        self.blocks.iter().map(|block| block.text(format)).chain(end).collect()
     }
 
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.plain).unwrap_or_default()
+    fn gzipped(&self, format: Format) -> Vec<Bytes> {
+        let end = (format == Format::OpenMetrics).then(|| Arc::clone(&EOF_DEFLATED));
+        let parts: Vec<_> = self.blocks.iter().map(|block| block.deflated(format)).chain(end).collect();
+        gzip::member(parts.iter().map(Arc::as_ref))
     }
-
-    /// Level 1: 16 times smaller in the time of two encodings; higher levels cost far more than they save.
-    fn gzipped(&self) -> Bytes {
-        let compress = || {
-            let mut encoder = GzEncoder::new(Vec::with_capacity(self.plain.len() / 8), Compression::fast());
-            // Writing to a vector never fails.
-            let _ = encoder.write_all(&self.plain);
-            encoder.finish().unwrap_or_default().into()
-        };
-        self.gzipped.get_or_init(compress).clone()
-    }
-}
-
-/// OpenMetrics text as the classic format 0.0.4.
-///
-/// Only the descriptions differ: there counters are described with their `_total`, info metrics are gauges named
-/// `_info`, unknown is called untyped, and units and the end mark do not exist. Exemplars are not handled: no snapshot
-/// has any.
-pub fn to_classic(openmetrics: &str) -> String {
-    let mut out = String::with_capacity(openmetrics.len());
-    let mut help = None;
-    for line in openmetrics.split_inclusive('\n') {
-        if let Some(description) = line.strip_prefix("# HELP ") {
-            // It needs the final name, which the type on the next line decides.
-            help = description.split_once(' ').map(|(_, text)| text);
-        } else if let Some(description) = line.strip_prefix("# TYPE ") {
-            let (name, kind) =
-                description.trim_end().split_once(' ').unwrap_or((description.trim_end(), "unknown"));
-            let (suffix, kind) = match kind {
-                "counter" => ("_total", "counter"),
-                "info" => ("_info", "gauge"),
-                "unknown" => ("", "untyped"),
-                other => ("", other),
-            };
-            if let Some(text) = help.take() {
-                out.extend(["# HELP ", name, suffix, " ", text]);
-            }
-            out.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
-        } else if !line.starts_with('#') {
-            out.push_str(line);
-        }
-    }
-    out
 }
 
 /// Whether OpenMetrics 1.0 is named and liked at least as much as plain text. Wildcards alone never choose it: what
@@ -195,14 +144,9 @@ mod tests {
 
     use http_body_util::BodyExt;
     use hyper::header::CONTENT_TYPE;
-    use prometheus_client::{
-        collector::Collector,
-        encoding::DescriptorEncoder,
-        metrics::{MetricType, info::Info},
-    };
 
     use super::*;
-    use crate::metrics::{Family, Snapshot};
+    use crate::metrics::Family;
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -212,16 +156,15 @@ mod tests {
         map
     }
 
-    /// A gauge, a counter, and a label value that tries to break out.
-    fn registry() -> Registry {
+    /// A gauge and a counter in blocks of their own, and a label value that tries to break out.
+    fn exposition() -> Exposition {
         let mut state = Family::gauge("systemd_unit_state", "Whether the unit is in the state.");
         state.sample(&[("name", "a\"} 1\nforged 2\n\\"), ("state", "active")], 1.0);
         state.sample(&[("name", "# HELP forged x"), ("state", "failed")], 0.0);
         let restarts = Family::counter("systemd_service_restart_total", "Restarts by systemd.");
         let restarts = restarts.with(&[("name", "a.service")], 3.0);
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Snapshot::new(vec![state, restarts])));
-        registry
+        let blocks = [vec![state], vec![], vec![restarts]].map(|families| Arc::new(Block::new(families)));
+        Exposition::new(blocks.into())
     }
 
     const GOLDEN_OPENMETRICS: &str = "# HELP systemd_unit_state Whether the unit is in the state.\n\
@@ -248,11 +191,11 @@ mod tests {
     #[tokio::test]
     async fn both_formats_are_golden() {
         let response =
-            respond(&registry(), &headers(&[(ACCEPT, "application/openmetrics-text; version=1.0.0")]));
+            exposition().respond(&headers(&[(ACCEPT, "application/openmetrics-text; version=1.0.0")]));
         assert_eq!(response.headers()[CONTENT_TYPE], OPENMETRICS);
         assert_eq!(body(response).await, GOLDEN_OPENMETRICS);
 
-        let response = respond(&registry(), &HeaderMap::new());
+        let response = exposition().respond(&HeaderMap::new());
         assert_eq!(response.headers()[CONTENT_TYPE], CLASSIC);
         assert!(!response.headers().contains_key(CONTENT_ENCODING));
         assert_eq!(body(response).await, GOLDEN_CLASSIC);
@@ -260,13 +203,17 @@ mod tests {
 
     #[tokio::test]
     async fn gzip_holds_the_same_text() {
-        let exposition = Exposition::encode(&registry());
-        let response = exposition.respond(&headers(&[(ACCEPT_ENCODING, "deflate, gzip;q=0.5")]));
-        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
-        assert_eq!(response.headers()[CONTENT_TYPE], CLASSIC);
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(&body(response).await[..]).read_to_string(&mut text).expect("gzip");
-        assert_eq!(text, GOLDEN_CLASSIC);
+        let exposition = exposition();
+        for (accept, golden) in
+            [("*/*", GOLDEN_CLASSIC), ("application/openmetrics-text", GOLDEN_OPENMETRICS)]
+        {
+            let wanted = headers(&[(ACCEPT, accept), (ACCEPT_ENCODING, "deflate, gzip;q=0.5")]);
+            let response = exposition.respond(&wanted);
+            assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(&body(response).await[..]).read_to_string(&mut text).expect("gzip");
+            assert_eq!(text, golden);
+        }
     }
 
     #[test]
@@ -318,31 +265,5 @@ mod tests {
         ] {
             assert_eq!(accepts_gzip(&headers(&[(ACCEPT_ENCODING, codings)])), gzip, "{codings}");
         }
-    }
-
-    #[derive(Debug)]
-    struct OtherKinds;
-
-    impl Collector for OtherKinds {
-        fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-            let info = Info::new([("version", "1")]);
-            let metric = encoder.encode_descriptor("build", "Build.", None, MetricType::Info)?;
-            prometheus_client::encoding::EncodeMetric::encode(&info, metric)?;
-            let unit = prometheus_client::registry::Unit::Seconds;
-            let mut metric = encoder.encode_descriptor("age", "Age.", Some(&unit), MetricType::Unknown)?;
-            metric.encode_gauge(&1.5)
-        }
-    }
-
-    #[test]
-    fn every_kind_has_its_classic_form() {
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(OtherKinds));
-        let exposition = Exposition::encode(&registry);
-        assert_eq!(
-            to_classic(exposition.openmetrics.text()),
-            "# HELP build_info Build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n\
-             # HELP age_seconds Age.\n# TYPE age_seconds untyped\nage_seconds 1.5\n"
-        );
     }
 }

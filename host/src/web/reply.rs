@@ -1,6 +1,5 @@
 //! Answers with the headers they need.
 
-use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{
     StatusCode,
@@ -8,16 +7,16 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::Response;
+use super::{Body, Response};
 
 /// Plain text.
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    with_type(status, "text/plain; charset=utf-8", body)
+    with_type(status, "text/plain; charset=utf-8", body.into())
 }
 
 /// A page of our own: it may style itself, and neither load nor run anything.
 pub fn html(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    let mut response = with_type(status, "text/html; charset=utf-8", body);
+    let mut response = with_type(status, "text/html; charset=utf-8", body.into());
     let policy =
         HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -27,7 +26,7 @@ pub fn html(status: StatusCode, body: impl Into<Bytes>) -> Response {
 /// A JSON document. What cannot be serialized (a map with keys that are no texts) becomes a 500.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
-        Ok(body) => with_type(status, "application/json", body),
+        Ok(body) => with_type(status, "application/json", Bytes::from(body)),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
@@ -48,8 +47,8 @@ pub fn not_found() -> Response {
 }
 
 /// Any body with its type; browsers must not guess another.
-pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Full::new(body.into()));
+pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

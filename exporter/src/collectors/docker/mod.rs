@@ -225,7 +225,7 @@ impl Collector for DockerCollector {
                 Ok(picture) => {
                     let mut families = vec![up(1.0)];
                     families.extend(picture::families(&picture, &self.labels));
-                    Ok(Look::Seen(families))
+                    Ok(Look::fresh(families))
                 }
                 Err(error) => Err(CollectError::new(error)),
             }

@@ -91,7 +91,7 @@ impl SystemdCollector {
         match self.reader.picture(&self.selection).await {
             Ok(picture) => {
                 self.was_seen.store(true, Ordering::Relaxed);
-                Ok(Look::Seen(families(&picture)))
+                Ok(Look::fresh(families(&picture)))
             }
             Err(error) if error.is_no_systemd() && !self.counts() => Ok(Look::Absent),
             Err(error) => Err(CollectError::new(error)),

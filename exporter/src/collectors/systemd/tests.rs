@@ -31,7 +31,7 @@ fn bench(watch: &[&str], units: Vec<FakeUnit>) -> Bench {
 impl Bench {
     async fn families(&self) -> Vec<Family> {
         match Collector::look(&self.collector, Instant::now() + PATIENCE).await.unwrap() {
-            Look::Seen(families) => families,
+            Look::Seen(blocks) => blocks.iter().flat_map(|block| block.read_back()).collect(),
             Look::Absent => panic!("absent"),
         }
     }
