@@ -6,9 +6,8 @@ use clap::{
     Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, builder::PossibleValuesParser,
 };
 use evenkeel_host::{build, log, web::ListenAddress};
-use regex::Regex;
 
-use crate::collectors::systemd::UnitFilter;
+use crate::collectors;
 
 /// The flags, checked.
 #[derive(Debug)]
@@ -23,8 +22,8 @@ pub struct Arguments {
     pub check: bool,
     /// The collectors that run, in the order of the list.
     pub collectors: Vec<&'static str>,
-    /// Which units are published.
-    pub units: UnitFilter,
+    /// What each collector's own flags say.
+    pub flags: collectors::Flags,
     /// One of [`log::LEVELS`].
     pub log_level: String,
     /// How log lines look.
@@ -52,7 +51,7 @@ impl Arguments {
             config: flags.config,
             check: flags.check,
             collectors: collectors.iter().filter(enabled).copied().collect(),
-            units: UnitFilter { include: flags.unit_include, exclude: flags.unit_exclude },
+            flags: flags.of_collectors,
             log_level: flags.log_level,
             log_format: flags.log_format,
         })
@@ -84,13 +83,8 @@ struct Flags {
     #[arg(long = "collector.disable-defaults")]
     disable_defaults: bool,
 
-    /// Publish only units whose whole name matches this regular expression.
-    #[arg(long = "collector.systemd.unit-include", value_name = "REGEX", value_parser = anchored)]
-    unit_include: Option<Regex>,
-
-    /// Publish no unit whose whole name matches this regular expression.
-    #[arg(long = "collector.systemd.unit-exclude", value_name = "REGEX", value_parser = anchored)]
-    unit_exclude: Option<Regex>,
+    #[command(flatten)]
+    of_collectors: collectors::Flags,
 
     /// Log only messages of this severity and above.
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", value_parser = PossibleValuesParser::new(log::LEVELS))]
@@ -119,11 +113,6 @@ fn is_enabled(matches: &ArgMatches, name: &str, disable_defaults: bool) -> bool 
     let on = matches.get_flag(&format!("collector.{name}"));
     let off = matches.get_flag(&format!("no-collector.{name}"));
     on || (!off && !disable_defaults)
-}
-
-/// As in the peers: the expression has to match the whole name.
-fn anchored(text: &str) -> Result<Regex, String> {
-    Regex::new(&format!("^(?:{text})$")).map_err(|error| error.to_string())
 }
 
 fn telemetry_path(text: &str) -> Result<String, String> {
@@ -183,7 +172,7 @@ mod tests {
             arguments.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [":1", "unix:/run/x.sock"]
         );
-        let include = arguments.units.include.expect("given");
+        let include = arguments.flags.systemd.include.expect("given");
         assert!(include.is_match("b") && !include.is_match("ab"));
     }
 

@@ -3,23 +3,9 @@
 use std::path::Path;
 
 use evenkeel_host::config::{self, ConfigError};
-use serde::Deserialize;
 
-use crate::collectors::{docker, filesystem, redis, systemd};
-
-/// The file, section by section; every one may be missing.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Which units to look at closely.
-    pub systemd: systemd::Config,
-    /// Labels of containers, and how often to ask for disk usage.
-    pub docker: docker::Config,
-    /// Which filesystems to leave out.
-    pub filesystem: filesystem::Config,
-    /// Every Redis to probe; without any, the one on 127.0.0.1:6379 if it is there.
-    pub redis: Vec<redis::Config>,
-}
+use crate::collectors;
+pub use crate::collectors::Config;
 
 impl Config {
     /// Reads and checks a file.
@@ -42,15 +28,6 @@ impl Config {
         config.check(origin)?;
         Ok(config)
     }
-
-    /// What no single value can know about itself.
-    fn check(&self, origin: &str) -> Result<(), ConfigError> {
-        self.docker.check(origin)?;
-        for (index, redis) in self.redis.iter().enumerate() {
-            redis.check(&self.redis[..index], origin)?;
-        }
-        Ok(())
-    }
 }
 
 /// What the flags and the file together say.
@@ -60,8 +37,8 @@ pub struct Options {
     pub config: Config,
     /// The collectors that run, by name.
     pub collectors: Vec<&'static str>,
+    /// What each collector's own flags say.
+    pub flags: collectors::Flags,
     /// Where the metrics are.
     pub telemetry_path: String,
-    /// Which units `--collector.systemd.unit-include` and `-exclude` let through.
-    pub units: systemd::UnitFilter,
 }

@@ -82,8 +82,8 @@ async fn serve(arguments: Arguments, config: Config) -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         warn!("running as root, which is not needed: see packaging/ for a unit with the least privileges");
     }
-    let Arguments { telemetry_path, collectors, units, .. } = arguments;
-    let options = Options { config, collectors, telemetry_path, units };
+    let Arguments { telemetry_path, collectors, flags, .. } = arguments;
+    let options = Options { config, collectors, telemetry_path, flags };
     evenkeel_exporter::run(options, listeners, shutdown).await;
     info!("stopped");
     Ok(())

@@ -172,9 +172,19 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "filesystem: {fs_type_exclude: nfs}\n",
-        ":1:14: unknown key `filesystem.fs_type_exclude`: expected one of `mount_points_exclude`, `fs_types_exclude`; \
+        ":1:14: unknown key `filesystem.fs_type_exclude`: expected one of `mount_points_exclude`, \
+         `mount_points_include`, `fs_types_exclude`, `fs_types_include`, `mount_timeout`; \
          did you mean `fs_types_exclude`?\n  \
          1 | filesystem: {fs_type_exclude: nfs}\n    |              ^",
+    ),
+    (
+        "filesystem:\n  mount_points_include: ^/\n  mount_points_exclude: ^/mnt\n",
+        ":2:25: `filesystem`: `mount_points_include` and `mount_points_exclude` exclude each other: keep one",
+    ),
+    (
+        "filesystem: {mount_timeout: 0s}\n",
+        ":1:29: `filesystem.mount_timeout`: `0s` is no time to wait: write 5s\n  \
+         1 | filesystem: {mount_timeout: 0s}\n    |                             ^",
     ),
     (
         "redis: [{name: a}]\n",

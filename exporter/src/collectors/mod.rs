@@ -1,4 +1,5 @@
-//! The list of collectors, and what each must be able to do.
+//! The list of collectors, with the flags and the sections of the configuration that are their own, and what each must
+//! be able to do.
 
 pub mod docker;
 pub mod docker_disk;
@@ -8,11 +9,14 @@ pub mod systemd;
 
 use std::{fmt, sync::Arc};
 
+use clap::Args;
 use evenkeel_host::{
+    config::ConfigError,
     docker::Docker,
     metrics::{Block, Family},
 };
 use futures_util::future::BoxFuture;
+use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +24,12 @@ use crate::config::Options;
 
 /// Every collector there is, in the order of their metrics. Each is on unless a flag says otherwise.
 ///
-/// A new one is its file and one line here: `Entry { name: foo::NAME, build: |options, shutdown| Arc::new(…) }`.
+/// A new one is its file and one line here: `Entry { name: foo::NAME, build: |options, shutdown| Arc::new(…) }`; and one
+/// in [`Flags`] or [`Config`] if it has flags or a section of its own.
 pub const ALL: &[Entry] = &[
     Entry {
         name: systemd::NAME,
-        build: |options, _| Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.units)),
+        build: |options, _| Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.flags.systemd)),
     },
     Entry {
         name: docker::NAME,
@@ -41,13 +46,57 @@ pub const ALL: &[Entry] = &[
     },
     Entry {
         name: filesystem::NAME,
-        build: |options, _| Arc::new(filesystem::FilesystemCollector::new(&options.config.filesystem)),
+        build: |options, _| {
+            let (config, flags) = (&options.config.filesystem, &options.flags.filesystem);
+            Arc::new(filesystem::FilesystemCollector::new(config, flags))
+        },
     },
     Entry {
         name: redis::NAME,
         build: |options, _| Arc::new(redis::RedisCollector::new(&options.config.redis)),
     },
 ];
+
+/// The flags that belong to one collector each.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
+pub struct Flags {
+    /// Which units are published.
+    #[command(flatten)]
+    pub systemd: systemd::UnitFilter,
+    /// Which filesystems are looked at.
+    #[command(flatten)]
+    pub filesystem: filesystem::Flags,
+}
+
+/// The configuration file, section by section; every one may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which units to look at closely.
+    pub systemd: systemd::Config,
+    /// Labels of containers, and how often to ask for disk usage.
+    pub docker: docker::Config,
+    /// Which filesystems are looked at.
+    pub filesystem: filesystem::Config,
+    /// Every Redis to probe; without any, the one on 127.0.0.1:6379 if it is there.
+    pub redis: Vec<redis::Config>,
+}
+
+impl Config {
+    /// What no single value can know about itself.
+    ///
+    /// # Errors
+    /// When a section says something that cannot be meant.
+    pub(crate) fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        self.docker.check(origin)?;
+        self.filesystem.check(origin)?;
+        for (index, redis) in self.redis.iter().enumerate() {
+            redis.check(&self.redis[..index], origin)?;
+        }
+        Ok(())
+    }
+}
 
 /// One collector of the list.
 pub struct Entry {
@@ -114,15 +163,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{cli::Arguments, config::Config};
+    use crate::cli::Arguments;
 
     #[tokio::test]
     async fn every_collector_is_built_without_asking_anything_and_knows_its_name() {
         let names: Vec<&'static str> = ALL.iter().map(|entry| entry.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
         let arguments = Arguments::parse(["evenkeel-exporter"], &names).expect("defaults");
-        let Arguments { collectors, telemetry_path, units, .. } = arguments;
-        let options = Options { config: Config::default(), collectors, telemetry_path, units };
+        let Arguments { collectors, telemetry_path, flags, .. } = arguments;
+        let options = Options { config: Config::default(), collectors, telemetry_path, flags };
         let shutdown = CancellationToken::new();
         let built = build(&options, &shutdown);
         assert_eq!(built.iter().map(|collector| collector.name()).collect::<Vec<_>>(), names);

@@ -1,15 +1,19 @@
-//! Calls that may block for ever, at most one at a time for each subject. Not here: what the calls do.
+//! Calls that may block for ever, at most one at a time for each subject. Not here: what the calls do, and how many
+//! subjects are asked one after the other ([`super::round`]).
 
 use std::{
     collections::HashMap,
     fmt, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::ProbeError;
 
@@ -17,7 +21,10 @@ use super::ProbeError;
 const MOST: usize = 32;
 
 /// What a call came to.
-type Outcome<T> = Result<T, Arc<io::Error>>;
+pub(super) type Outcome<T> = Result<T, Arc<io::Error>>;
+
+/// Where the outcome of a call will be told.
+pub(super) type Awaited<T> = watch::Receiver<Option<Outcome<T>>>;
 
 /// The calls under way. Clones share them.
 pub(super) struct InFlight<T> {
@@ -25,7 +32,7 @@ pub(super) struct InFlight<T> {
 }
 
 struct Call<T> {
-    outcome: watch::Receiver<Option<Outcome<T>>>,
+    outcome: Awaited<T>,
     /// Someone waited for it to the end of his patience.
     stuck: bool,
 }
@@ -49,6 +56,33 @@ impl<T> fmt::Debug for InFlight<T> {
     }
 }
 
+/// Who may ask a subject.
+pub(super) enum Claim<T> {
+    /// Whoever claimed it, now.
+    Mine(Asking<T>),
+    /// Somebody is asking already: his answer will do.
+    Taken(Awaited<T>),
+    /// The same, and he was given up on.
+    Stuck,
+}
+
+/// The right to ask a subject. When it is dropped, also by a panic, the next one may ask.
+pub(super) struct Asking<T> {
+    tell: watch::Sender<Option<Outcome<T>>>,
+    entry: Entry<T>,
+}
+
+impl<T: Clone> Asking<T> {
+    /// Tells everybody who waits.
+    pub(super) fn tell(self, result: io::Result<T>) -> Outcome<T> {
+        let outcome = result.map_err(Arc::new);
+        // First out of the list, then the answer: who asks after the answer starts anew.
+        drop(self.entry);
+        let _ = self.tell.send(Some(outcome.clone()));
+        outcome
+    }
+}
+
 impl<T: Clone + Send + Sync + 'static> InFlight<T> {
     /// The outcome of `call`, run on a thread of its own; or of the one that is already under way for this subject. A
     /// subject that is known to be stuck is not waited for again until its call returns.
@@ -60,52 +94,65 @@ impl<T: Clone + Send + Sync + 'static> InFlight<T> {
         limit: Duration,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, ProbeError> {
-        let mut outcome = self.join_or_start(&subject, call)?;
-        match timeout(limit, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => match outcome.as_ref() {
-                Some(Ok(value)) => Ok(value.clone()),
-                Some(Err(error)) => Err(ProbeError::Os(copy(error))),
-                None => Err(ProbeError::Stuck),
-            },
-            // The thread ended without a word: the call panicked.
-            Ok(Err(_)) => Err(ProbeError::Os(io::Error::other("the probe ended without an answer"))),
-            Err(_) => {
-                if let Some(call) = self.lock().get_mut(&subject) {
-                    call.stuck = true;
-                }
-                Err(ProbeError::TimedOut)
+        let end = Instant::now() + limit;
+        let outcome = match self.claim(&subject) {
+            Claim::Stuck => return Err(ProbeError::Stuck),
+            Claim::Taken(outcome) => outcome,
+            // This one is under way too.
+            Claim::Mine(_) if self.is_full(1) => return Err(ProbeError::TooMany),
+            Claim::Mine(asking) => {
+                let outcome = asking.tell.subscribe();
+                start_thread(move || drop(asking.tell(call())))?;
+                outcome
+            }
+        };
+        self.wait(&subject, outcome, end).await
+    }
+
+    /// The right to ask this subject, unless somebody has it.
+    pub(super) fn claim(&self, subject: &Path) -> Claim<T> {
+        let mut calls = self.lock();
+        match calls.get(subject) {
+            Some(call) if call.stuck => Claim::Stuck,
+            Some(call) => Claim::Taken(call.outcome.clone()),
+            None => {
+                let (tell, outcome) = watch::channel(None);
+                calls.insert(subject.to_owned(), Call { outcome, stuck: false });
+                let entry = Entry { calls: self.clone(), subject: subject.to_owned() };
+                Claim::Mine(Asking { tell, entry })
             }
         }
     }
 
-    fn join_or_start(
+    /// Waits for an outcome until `end`; who is late is remembered as stuck.
+    pub(super) async fn wait(
         &self,
-        subject: &PathBuf,
-        call: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<watch::Receiver<Option<Outcome<T>>>, ProbeError> {
-        let mut calls = self.lock();
-        if let Some(under_way) = calls.get(subject) {
-            return if under_way.stuck { Err(ProbeError::Stuck) } else { Ok(under_way.outcome.clone()) };
+        subject: &Path,
+        mut outcome: Awaited<T>,
+        end: Instant,
+    ) -> Result<T, ProbeError> {
+        match timeout_at(end, outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => match outcome.as_ref() {
+                Some(outcome) => result(outcome),
+                None => Err(ProbeError::Stuck),
+            },
+            // The thread ended without a word: the call panicked.
+            Ok(Err(_)) => Err(ProbeError::Os(io::Error::other("the probe ended without an answer"))),
+            Err(_) => Err(self.give_up(subject)),
         }
-        if calls.len() >= MOST {
-            return Err(ProbeError::TooMany);
+    }
+
+    /// Remembers a subject as stuck until its call returns.
+    pub(super) fn give_up(&self, subject: &Path) -> ProbeError {
+        if let Some(call) = self.lock().get_mut(subject) {
+            call.stuck = true;
         }
-        let (tell, outcome) = watch::channel(None);
-        calls.insert(subject.clone(), Call { outcome: outcome.clone(), stuck: false });
-        // A thread that cannot start drops its closure, and with it the entry, which takes this lock.
-        drop(calls);
-        let done = Done { calls: Arc::clone(&self.calls), subject: subject.clone() };
-        thread::Builder::new()
-            .name("probe".into())
-            .stack_size(128 * 1024)
-            .spawn(move || {
-                let result = call().map_err(Arc::new);
-                // First out of the list, then the answer: who asks after the answer starts anew.
-                drop(done);
-                let _ = tell.send(Some(result));
-            })
-            .map_err(ProbeError::Thread)?;
-        Ok(outcome)
+        ProbeError::TimedOut
+    }
+
+    /// Whether the calls under way, `but` for some of them, hold all the threads that there may be.
+    pub(super) fn is_full(&self, but: usize) -> bool {
+        self.lock().len().saturating_sub(but) >= MOST
     }
 }
 
@@ -115,32 +162,42 @@ impl<T> InFlight<T> {
     }
 }
 
-/// Takes a call out of the list when its thread is through with it, also by a panic.
-struct Done<T> {
-    calls: Arc<Mutex<HashMap<PathBuf, Call<T>>>>,
+/// A call's place in the list.
+struct Entry<T> {
+    calls: InFlight<T>,
     subject: PathBuf,
 }
 
-impl<T> Drop for Done<T> {
+impl<T> Drop for Entry<T> {
     fn drop(&mut self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.subject);
+        self.calls.lock().remove(&self.subject);
     }
 }
 
+/// A thread that may block for as long as it likes.
+pub(super) fn start_thread(work: impl FnOnce() + Send + 'static) -> Result<(), ProbeError> {
+    let thread = thread::Builder::new().name("probe".into()).stack_size(128 * 1024);
+    thread.spawn(work).map(drop).map_err(ProbeError::Thread)
+}
+
 /// `io::Error` cannot be cloned; its code says all that there is to say.
-fn copy(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+pub(super) fn result<T: Clone>(outcome: &Outcome<T>) -> Result<T, ProbeError> {
+    match outcome {
+        Ok(value) => Ok(value.clone()),
+        Err(error) => Err(ProbeError::Os(error.raw_os_error().map_or_else(
+            || io::Error::new(error.kind(), error.to_string()),
+            io::Error::from_raw_os_error,
+        ))),
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::mpsc;
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    pub(in super::super) const PATIENCE: Duration = Duration::from_secs(20);
     const IMPATIENCE: Duration = Duration::from_millis(50);
 
     /// A call that blocks until the sender is dropped or used.
@@ -152,7 +209,7 @@ mod tests {
         })
     }
 
-    async fn gone<T>(calls: &InFlight<T>) {
+    pub(in super::super) async fn gone<T>(calls: &InFlight<T>) {
         while !calls.lock().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -4,10 +4,12 @@
 //! A filesystem may hang (a dead NFS server, a FUSE program that died): whatever may touch one runs on a thread of its own
 //! and is waited for with a limit ([`Prober`]).
 
+mod folder;
 mod in_flight;
 mod largest;
 mod mountinfo;
 mod probe;
+mod round;
 
 use std::{io, path::Path};
 

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
 
-use super::{Mount, device_of, in_flight::InFlight, largest_entries, mounts};
+use super::{Mount, device_of, folder::folder_size, in_flight::InFlight, largest_entries, mounts};
 
 /// Sizes of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,13 +81,14 @@ impl ProbeError {
     }
 }
 
-/// Asks filesystems, each on a thread of its own, one question at a time for each path. Clones share what is under way
-/// and what is known to be stuck.
+/// Asks filesystems on threads of its own, one question at a time for each path. Clones share what is under way and what
+/// is known to be stuck.
 #[derive(Debug, Clone, Default)]
 pub struct Prober {
     usages: InFlight<Usage>,
     lists: InFlight<Vec<Mount>>,
     walks: InFlight<Vec<(PathBuf, u64)>>,
+    folders: InFlight<Option<u64>>,
 }
 
 /// Entries that a walk keeps, for whoever shares it.
@@ -101,6 +102,25 @@ impl Prober {
     pub async fn usage(&self, path: &Path, limit: Duration) -> Result<Usage, ProbeError> {
         let subject = path.to_path_buf();
         self.usages.run(subject.clone(), limit, move || usage(&subject)).await
+    }
+
+    /// The sizes of the filesystems at all these paths, in their order, within `limit` in all: those that answer do so
+    /// however many others hang.
+    ///
+    /// # Errors
+    /// Each path has its own, as [`Prober::usage`].
+    pub async fn usages(&self, paths: Vec<PathBuf>, limit: Duration) -> Vec<Result<Usage, ProbeError>> {
+        self.usages.run_all(paths, limit, usage).await
+    }
+
+    /// The bytes that the files in `folder` and in the folders directly in it take on the disk, hard links counted each
+    /// time; `None` where there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Prober::usage`], and when there are more than 10,000 files.
+    pub async fn folder_size(&self, folder: &Path, limit: Duration) -> Result<Option<u64>, ProbeError> {
+        let subject = folder.to_path_buf();
+        self.folders.run(subject.clone(), limit, move || folder_size(&subject)).await
     }
 
     /// [`mounts`], waited for with a limit: reading the list waits for whoever is mounting something right now.
@@ -169,6 +189,18 @@ mod tests {
         assert!(!usage.read_only);
         let device = folder.path().metadata().unwrap().dev();
         assert_eq!((usage.device, device_id(folder.path()).unwrap()), (Some(device), device));
+    }
+
+    #[tokio::test]
+    async fn asks_many_as_it_asks_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let prober = Prober::default();
+        let one = prober.usage(folder.path(), PATIENCE).await.unwrap();
+        let all = prober.usages(vec!["/no/such/place".into(), folder.path().into()], PATIENCE).await;
+        assert_eq!(all[0].as_ref().unwrap_err().to_string(), "No such file or directory (os error 2)");
+        // Somebody may write meanwhile.
+        let other = all[1].as_ref().unwrap();
+        assert_eq!((other.size, other.files, other.device), (one.size, one.files, one.device));
     }
 
     #[tokio::test]

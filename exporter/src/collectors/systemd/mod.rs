@@ -16,6 +16,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use clap::Args;
 use evenkeel_host::{metrics::Family, systemd::Systemd};
 use futures_util::future::BoxFuture;
 use regex::Regex;
@@ -44,14 +45,23 @@ pub struct Config {
     pub not_found_ok: Vec<UnitPattern>,
 }
 
-/// Which units are published, by `--collector.systemd.unit-include` and `-exclude`; both match the whole name, as in
-/// systemd_exporter and node_exporter.
-#[derive(Debug, Clone, Default)]
+/// Which units are published; both match the whole name, as in systemd_exporter and node_exporter.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
 pub struct UnitFilter {
-    /// When given, only units that match. Without it: services, timers, sockets and every watched unit.
+    /// Publish only units whose whole name matches this regular expression [default: services, timers, sockets and every
+    /// watched unit].
+    #[arg(id = "collector.systemd.unit-include", long, value_name = "REGEX", value_parser = anchored)]
     pub include: Option<Regex>,
-    /// When given, no unit that matches.
+
+    /// Publish no unit whose whole name matches this regular expression.
+    #[arg(id = "collector.systemd.unit-exclude", long, value_name = "REGEX", value_parser = anchored)]
     pub exclude: Option<Regex>,
+}
+
+/// The expression has to match the whole name.
+fn anchored(text: &str) -> Result<Regex, String> {
+    Regex::new(&format!("^(?:{text})$")).map_err(|error| error.to_string())
 }
 
 /// The collector.

@@ -4,131 +4,55 @@
 //! What is done better: a mount that hangs costs only itself, and a mount that our own sandbox hides, or another mount
 //! covers, never gets the numbers of what is there instead.
 
-use std::{collections::BTreeSet, fmt, io, path::Path, str::FromStr, time::Duration};
+mod selection;
+
+use std::{borrow::Cow, collections::HashMap, ffi::OsStr, io, path::PathBuf};
 
 use evenkeel_host::{
     filesystem::{Mount, ProbeError, Prober, Usage},
     metrics::Family,
 };
-use futures_util::{StreamExt, future::BoxFuture, stream};
-use regex::Regex;
+use futures_util::future::BoxFuture;
 use rustix::fs::makedev;
-use serde::{Deserialize, Deserializer, de};
 use tokio::time::Instant;
 
 use super::{CollectError, Collector, Look};
+use selection::Selection;
+pub use selection::{Config, Expression, ExpressionError, Flags, Patience};
 
 /// The name of the collector.
 pub const NAME: &str = "filesystem";
 
-/// node_exporter's defaults.
-const MOUNT_POINTS_EXCLUDE: &str =
-    "^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)";
-const FS_TYPES_EXCLUDE: &str = "^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|fusectl|hugetlbfs|iso9660|mqueue|nsfs|overlay|proc|procfs|pstore|rpc_pipefs|securityfs|selinuxfs|squashfs|erofs|sysfs|tracefs)$";
-
-/// Never asked, whatever is configured: asking for its size would mount what it stands for.
-const AUTOMOUNT: &str = "autofs";
-
 /// Its subvolumes have device numbers of their own, which mountinfo does not show.
 const WITHOUT_FIXED_DEVICE: &str = "btrfs";
-
-/// Mounts asked at once.
-const AT_ONCE: usize = 8;
-
-/// The `filesystem` section of the configuration. The expressions match anywhere in the text, as in node_exporter.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Mount points that are not looked at.
-    pub mount_points_exclude: Expression,
-    /// Types of filesystems that are not looked at.
-    pub fs_types_exclude: Expression,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let expression =
-            |text: &str| Expression(Regex::new(text).expect("the default is a regular expression"));
-        Self {
-            mount_points_exclude: expression(MOUNT_POINTS_EXCLUDE),
-            fs_types_exclude: expression(FS_TYPES_EXCLUDE),
-        }
-    }
-}
-
-impl Config {
-    fn excludes(&self, mount: &Mount) -> bool {
-        mount.fs_type == AUTOMOUNT
-            || self.fs_types_exclude.0.is_match(&mount.fs_type)
-            || self.mount_points_exclude.0.is_match(&mount.mount_point.to_string_lossy())
-    }
-}
-
-/// A regular expression.
-#[derive(Debug, Clone)]
-pub struct Expression(Regex);
-
-impl FromStr for Expression {
-    type Err = ExpressionError;
-
-    fn from_str(text: &str) -> Result<Self, ExpressionError> {
-        Regex::new(text).map(Self).map_err(|error| {
-            // Its last line says what is wrong, those above point at the place.
-            let error = error.to_string();
-            let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            ExpressionError { text: text.chars().take(64).collect(), cause: cause.to_owned() }
-        })
-    }
-}
-
-/// A text that is no regular expression.
-#[derive(Debug, thiserror::Error)]
-#[error("`{text}` is no regular expression ({cause}): write one such as ^/(mnt|media)($|/)")]
-pub struct ExpressionError {
-    text: String,
-    cause: String,
-}
-
-impl fmt::Display for Expression {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Expression {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
 
 /// The collector.
 #[derive(Debug)]
 pub struct FilesystemCollector {
-    config: Config,
+    selection: Selection,
     /// Knows which mounts are stuck.
     prober: Prober,
 }
 
 impl FilesystemCollector {
     /// The collector for this host's filesystems.
-    pub fn new(config: &Config) -> Self {
-        Self { config: config.clone(), prober: Prober::default() }
+    pub fn new(config: &Config, flags: &Flags) -> Self {
+        Self { selection: Selection::new(config, flags), prober: Prober::default() }
     }
 
     async fn look(&self, deadline: Instant) -> Result<Look, CollectError> {
-        let mounts = self.prober.mounts(half_of_the_rest(deadline)).await;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // Half of it: the list may have to wait for whoever is mounting something, and the mounts need their time too.
+        let mounts = self.prober.mounts(left() / 2).await;
         let mounts =
             mounts.map_err(|error| CollectError::new(format_args!("cannot list the mounts: {error}")))?;
-        let wanted = mounts.into_iter().filter(|mount| !self.config.excludes(mount));
-        let seen = stream::iter(wanted)
-            .map(async |mount: Mount| {
-                let usage = self.prober.usage(&mount.mount_point, half_of_the_rest(deadline)).await;
-                Seen { state: judge(&mount, usage), mount }
-            })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        Ok(Look::fresh(families(&without_covered(seen))))
+        let (mounts, others): (Vec<_>, Vec<_>) =
+            mounts.into_iter().partition(|mount| self.selection.admits(mount));
+        let (paths, places) = places(&mounts);
+        let usages = self.prober.usages(paths, left().min(self.selection.mount_timeout)).await;
+        let mut seen = on_top(&mounts, &places, &usages);
+        seen.retain(|seen| !is_covered(seen, &others));
+        Ok(Look::fresh(families(&seen)))
     }
 }
 
@@ -146,46 +70,81 @@ impl Collector for FilesystemCollector {
     }
 }
 
-/// How long one mount may take: half of what is left when its turn comes, so that however many are dead at once, those
-/// behind them get their turn before the deadline.
-fn half_of_the_rest(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()) / 2
+/// Each place where something is mounted, and of every mount the number of its place: where several mounts lie on each
+/// other, one question answers for all.
+fn places(mounts: &[Mount]) -> (Vec<PathBuf>, Vec<usize>) {
+    let mut known = HashMap::<&OsStr, usize>::with_capacity(mounts.len());
+    let mut paths = Vec::with_capacity(mounts.len());
+    let mut numbers = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let number = *known.entry(mount.mount_point.as_os_str()).or_insert(paths.len());
+        if number == paths.len() {
+            paths.push(mount.mount_point.clone());
+        }
+        numbers.push(number);
+    }
+    (paths, numbers)
+}
+
+/// Of the mounts at one place the one that shows: the others are covered by intention, which is no error. Where none of
+/// them shows, the last one stands for all.
+fn on_top<'a>(
+    mounts: &'a [Mount],
+    places: &[usize],
+    usages: &'a [Result<Usage, ProbeError>],
+) -> Vec<Seen<'a>> {
+    let mut seen: Vec<Option<Seen<'a>>> = usages.iter().map(|_| None).collect();
+    for (mount, &place) in mounts.iter().zip(places) {
+        let this = Seen { mount, state: judge(mount, &usages[place]) };
+        let shows_below = seen[place].as_ref().is_some_and(|below| !matches!(below.state, State::Hidden(_)));
+        if !(shows_below && matches!(this.state, State::Hidden(_))) {
+            seen[place] = Some(this);
+        }
+    }
+    seen.into_iter().flatten().collect()
+}
+
+/// Whether what shows instead of a mount is one of those that are not published.
+fn is_covered(seen: &Seen<'_>, others: &[Mount]) -> bool {
+    let State::Hidden(device) = seen.state else { return false };
+    others.iter().any(|other| device_of(other) == device && other.mount_point == seen.mount.mount_point)
 }
 
 /// A mount and what was found there.
 #[derive(Debug)]
-struct Seen {
-    mount: Mount,
-    state: State,
+struct Seen<'a> {
+    mount: &'a Mount,
+    state: State<'a>,
 }
 
 #[derive(Debug)]
-enum State {
+enum State<'a> {
     /// Its numbers.
-    Usage(Usage),
-    /// Another filesystem is at its place.
-    Hidden,
+    Usage(&'a Usage),
+    /// Another filesystem is at its place: the one with this `st_dev`.
+    Hidden(u64),
     /// It could not be asked: the `device_error` label.
-    Error(String),
+    Error(Cow<'static, str>),
 }
 
-fn judge(mount: &Mount, usage: Result<Usage, ProbeError>) -> State {
+fn judge<'a>(mount: &Mount, usage: &'a Result<Usage, ProbeError>) -> State<'a> {
     match usage {
-        Ok(usage) => {
-            let expected = makedev(mount.major, mount.minor);
-            let is_another = usage.device.is_some_and(|device| device != expected);
-            if is_another && mount.fs_type != WITHOUT_FIXED_DEVICE {
-                State::Hidden
-            } else {
-                State::Usage(usage)
+        Ok(usage) => match usage.device {
+            Some(device) if device != device_of(mount) && mount.fs_type != WITHOUT_FIXED_DEVICE => {
+                State::Hidden(device)
             }
-        }
-        Err(ProbeError::Os(error)) => State::Error(as_go_says(&error)),
-        Err(ProbeError::Thread(_)) => State::Error("cannot start a thread".to_owned()),
+            _ => State::Usage(usage),
+        },
+        Err(ProbeError::Os(error)) => State::Error(as_go_says(error).into()),
+        Err(ProbeError::Thread(_)) => State::Error("cannot start a thread".into()),
         Err(ProbeError::Stuck | ProbeError::TimedOut | ProbeError::TooMany) => {
-            State::Error("mountpoint timeout".to_owned())
+            State::Error("mountpoint timeout".into())
         }
     }
+}
+
+fn device_of(mount: &Mount) -> u64 {
+    makedev(mount.major, mount.minor)
 }
 
 /// The kernel's error in the words that node_exporter uses: `permission denied`.
@@ -196,16 +155,8 @@ fn as_go_says(error: &io::Error) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
-/// Where several mounts lie on each other, the one that shows: the others are covered by intention, which is no error.
-fn without_covered(mut seen: Vec<Seen>) -> Vec<Seen> {
-    let shows = |seen: &&Seen| !matches!(seen.state, State::Hidden);
-    let showing: BTreeSet<_> = seen.iter().filter(shows).map(|seen| seen.mount.mount_point.clone()).collect();
-    seen.retain(|seen| !matches!(seen.state, State::Hidden) || !showing.contains(&seen.mount.mount_point));
-    seen
-}
-
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
-fn families(seen: &[Seen]) -> Vec<Family> {
+fn families(seen: &[Seen<'_>]) -> Vec<Family> {
     let mut size = Family::gauge("node_filesystem_size_bytes", "Filesystem size in bytes.");
     let mut free = Family::gauge("node_filesystem_free_bytes", "Filesystem free space in bytes.");
     let mut avail = Family::gauge(
@@ -221,17 +172,17 @@ fn families(seen: &[Seen]) -> Vec<Family> {
     );
     let mut mount_info = Family::gauge("node_filesystem_mount_info", "Filesystem mount information.");
     for Seen { mount, state } in seen {
-        let mount_point = label(&mount.mount_point);
+        let mount_point = mount.mount_point.to_string_lossy();
         let error = match state {
             State::Usage(_) => "",
-            State::Hidden => "hidden",
+            State::Hidden(_) => "hidden",
             State::Error(error) => error,
         };
         let labels = [
             ("device", mount.device.as_str()),
             ("device_error", error),
             ("fstype", mount.fs_type.as_str()),
-            ("mountpoint", mount_point.as_str()),
+            ("mountpoint", mount_point.as_ref()),
         ];
         device_error.sample(&labels, f64::from(u8::from(!error.is_empty())));
         readonly.sample(&labels, f64::from(u8::from(mount.read_only)));
@@ -253,12 +204,10 @@ fn families(seen: &[Seen]) -> Vec<Family> {
     vec![avail, device_error, files, files_free, free, mount_info, readonly, size]
 }
 
-fn label(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use evenkeel_host::filesystem::parse_mountinfo;
 
     use super::*;
@@ -283,9 +232,18 @@ mod tests {
         }
     }
 
-    fn lines(seen: Vec<Seen>) -> Vec<String> {
+    /// What is published of mounts whose places gave these answers.
+    fn lines<const N: usize>(found: [(Mount, Result<Usage, ProbeError>); N]) -> Vec<String> {
+        let (mounts, answers): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let (paths, places) = places(&mounts);
+        // As the prober does it: one answer for each place.
+        let mut usages: Vec<Option<_>> = paths.iter().map(|_| None).collect();
+        for (answer, &place) in answers.into_iter().zip(&places) {
+            usages[place] = Some(answer);
+        }
+        let usages: Vec<_> = usages.into_iter().flatten().collect();
         let mut lines = Vec::new();
-        for family in families(&without_covered(seen)) {
+        for family in families(&on_top(&mounts, &places, &usages)) {
             for sample in &family.samples {
                 let labels: Vec<_> =
                     sample.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -295,15 +253,11 @@ mod tests {
         lines
     }
 
-    fn seen(mount: Mount, usage: Result<Usage, ProbeError>) -> Seen {
-        Seen { state: judge(&mount, usage), mount }
-    }
-
     #[test]
     fn names_labels_and_values_are_node_exporters() {
         let labels = "device=/dev/vda1,device_error=,fstype=ext4,mountpoint=/";
         assert_eq!(
-            lines(vec![seen(root(), Ok(usage(254, 1)))]),
+            lines([(root(), Ok(usage(254, 1)))]),
             [
                 format!("node_filesystem_avail_bytes {labels} 200"),
                 format!("node_filesystem_device_error {labels} 0"),
@@ -330,7 +284,7 @@ mod tests {
         ] {
             let labels = format!("device=/dev/vda1,device_error={error},fstype=ext4,mountpoint=/");
             assert_eq!(
-                lines(vec![seen(root(), usage)]),
+                lines([(root(), usage)]),
                 [
                     format!("node_filesystem_device_error {labels} 1"),
                     format!("node_filesystem_readonly {labels} 0"),
@@ -342,27 +296,41 @@ mod tests {
     #[test]
     fn btrfs_has_device_numbers_of_its_own() {
         let home = mount("62 27 0:44 /@home /home rw - btrfs /dev/sdb1 rw");
-        assert!(matches!(judge(&home, Ok(usage(0, 47))), State::Usage(_)));
+        assert!(matches!(judge(&home, &Ok(usage(0, 47))), State::Usage(_)));
     }
 
     #[test]
     fn a_kernel_that_does_not_tell_the_device_is_believed() {
-        let usage = Usage { device: None, ..usage(0, 0) };
-        assert!(matches!(judge(&root(), Ok(usage)), State::Usage(_)));
+        let usage = Ok(Usage { device: None, ..usage(0, 0) });
+        assert!(matches!(judge(&root(), &usage), State::Usage(_)));
     }
 
     #[test]
     fn of_mounts_on_each_other_the_one_that_shows_is_told() {
         let below = mount("50 27 254:9 / /srv rw - ext4 /dev/vdb rw");
-        let above = mount("51 50 0:60 / /srv rw - tmpfs tmpfs rw");
-        let lines = lines(vec![seen(below, Ok(usage(0, 60))), seen(above, Ok(usage(0, 60)))]);
-        assert!(lines.iter().all(|line| !line.contains("/dev/vdb")), "{lines:?}");
-        assert!(
-            lines.contains(
-                &"node_filesystem_size_bytes device=tmpfs,device_error=,fstype=tmpfs,mountpoint=/srv 1000"
-                    .to_owned()
-            )
-        );
+        let above = mount("51 50 0:60 / /srv ro - tmpfs tmpfs rw");
+        let shows = lines([(below.clone(), Ok(usage(0, 60))), (above.clone(), Ok(usage(0, 60)))]);
+        assert_eq!(shows.len(), 8, "{shows:?}");
+        assert!(shows.iter().all(|line| line.contains("device=tmpfs,")), "{shows:?}");
+        // The same filesystem twice is told once, as the one above is.
+        let again = mount("49 27 0:60 / /srv rw - tmpfs tmpfs rw");
+        let once = lines([(again, Ok(usage(0, 60))), (above.clone(), Ok(usage(0, 60)))]);
+        assert_eq!(once, shows);
+        // Where our own sandbox covers both, that is said of the upper one.
+        let hidden = lines([(below, Ok(usage(0, 99))), (above, Ok(usage(0, 99)))]);
+        assert!(hidden[0].contains("device=tmpfs,device_error=hidden"), "{hidden:?}");
+        assert_eq!(hidden.len(), 2, "{hidden:?}");
+    }
+
+    #[test]
+    fn a_mount_below_one_that_is_not_published_is_no_error() {
+        let below = mount("50 27 254:9 / /srv rw - ext4 /dev/vdb rw");
+        let overlay = mount("51 50 0:60 / /srv rw - overlay overlay rw");
+        let elsewhere = mount("52 27 0:99 / /mnt rw - overlay overlay rw");
+        let seen = |device| Seen { mount: &below, state: State::Hidden(device) };
+        let others = [overlay, elsewhere];
+        assert!(is_covered(&seen(makedev(0, 60)), &others));
+        assert!(!is_covered(&seen(makedev(0, 99)), &others), "that one is mounted elsewhere");
     }
 
     #[test]
@@ -370,7 +338,7 @@ mod tests {
         let read_only = mount("27 1 254:1 / / ro,relatime - ext4 /dev/vda1 rw");
         let sandboxed = Usage { read_only: true, ..usage(254, 1) };
         let value = |mount, usage| {
-            let lines = lines(vec![seen(mount, Ok(usage))]);
+            let lines = lines([(mount, Ok(usage))]);
             lines.into_iter().find(|line| line.starts_with("node_filesystem_readonly")).unwrap()
         };
         assert!(value(read_only, usage(254, 1)).ends_with(" 1"));
@@ -378,42 +346,17 @@ mod tests {
     }
 
     #[test]
-    fn excludes_what_node_exporter_excludes() {
-        let config = Config::default();
-        for (point, fs_type, excluded) in [
-            ("/", "ext4", false),
-            ("/data", "xfs", false),
-            ("/run", "tmpfs", false),
-            ("/dev", "tmpfs", true),
-            ("/dev/shm", "tmpfs", true),
-            ("/devel", "ext4", false),
-            ("/sys/fs/cgroup", "tmpfs", true),
-            ("/run/credentials/systemd-sysusers.service", "ramfs", true),
-            ("/run/credentials", "tmpfs", false),
-            ("/var/lib/docker", "ext4", false),
-            ("/var/lib/docker/overlay2/x/merged", "ext4", true),
-            ("/mnt", "overlay", true),
-            ("/snap/core/1", "squashfs", true),
-            ("/mnt/nfs", "nfs4", false),
-        ] {
-            let mount = mount(&format!("1 1 0:1 / {point} rw - {fs_type} x rw"));
-            assert_eq!(config.excludes(&mount), excluded, "{point} {fs_type}");
-        }
-    }
-
-    #[test]
-    fn automounts_are_never_touched() {
-        let expression = |text: &str| text.parse().unwrap();
-        let config = Config { mount_points_exclude: expression("^$"), fs_types_exclude: expression("^$") };
-        assert!(config.excludes(&mount("34 22 0:29 / /mnt/nas rw - autofs systemd-1 rw")));
-        assert!(!config.excludes(&mount("34 22 0:29 / /proc rw - proc proc rw")));
+    fn odd_mount_points_are_one_label() {
+        let line = "80 27 0:50 / /mnt/a\\040b\\012c\"d\\134e rw - tmpfs tmpfs rw";
+        let lines = lines([(mount(line), Ok(usage(0, 50)))]);
+        assert!(lines[0].ends_with("mountpoint=/mnt/a b\nc\"d\\e 200"), "{lines:?}");
     }
 
     #[tokio::test]
     async fn this_host_has_a_root_filesystem() {
         // In a container the root may be an overlay.
-        let config = Config { fs_types_exclude: "^proc$".parse().unwrap(), ..Config::default() };
-        let collector = FilesystemCollector::new(&config);
+        let config = Config { fs_types_exclude: Some("^proc$".parse().unwrap()), ..Config::default() };
+        let collector = FilesystemCollector::new(&config, &Flags::default());
         let deadline = Instant::now() + Duration::from_secs(60);
         let Look::Seen(blocks) = Collector::look(&collector, deadline).await.unwrap() else {
             panic!("absent");
