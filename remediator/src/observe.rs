@@ -192,7 +192,7 @@ impl Host {
             .mounts(LOOK_TIMEOUT)
             .await
             .map_err(|error| Unseen(format!("cannot read the mount table: {error}")))?;
-        if !mounts.iter().any(|mount| mount.mount_point == path) {
+        if !mounts.iter().any(|mount| &*mount.mount_point == path) {
             return Err(Unseen(format!("nothing is mounted on {mount_point}")));
         }
         let usage = self.prober.usage(path, LOOK_TIMEOUT).await.map_err(|error| Unseen(error.to_string()))?;

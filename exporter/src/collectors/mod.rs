@@ -29,7 +29,9 @@ use crate::config::Options;
 pub const ALL: &[Entry] = &[
     Entry {
         name: systemd::NAME,
-        build: |options, _| Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.flags.systemd)),
+        build: |options, _| {
+            Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.flags.systemd))
+        },
     },
     Entry {
         name: docker::NAME,

@@ -2,16 +2,15 @@
 //! subjects are asked one after the other ([`super::round`]).
 
 use std::{
-    collections::HashMap,
     fmt, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use tokio::{
-    sync::watch,
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -24,15 +23,17 @@ const MOST: usize = 32;
 pub(super) type Outcome<T> = Result<T, Arc<io::Error>>;
 
 /// Where the outcome of a call will be told.
-pub(super) type Awaited<T> = watch::Receiver<Option<Outcome<T>>>;
+pub(super) type Awaited<T> = oneshot::Receiver<Outcome<T>>;
 
 /// The calls under way. Clones share them.
 pub(super) struct InFlight<T> {
-    calls: Arc<Mutex<HashMap<PathBuf, Call<T>>>>,
+    /// As many as there are threads: too few for anything quicker than looking through them.
+    calls: Arc<Mutex<Vec<Call<T>>>>,
 }
 
 struct Call<T> {
-    outcome: Awaited<T>,
+    subject: Arc<Path>,
+    waiting: Vec<oneshot::Sender<Outcome<T>>>,
     /// Someone waited for it to the end of his patience.
     stuck: bool,
 }
@@ -52,7 +53,7 @@ impl<T> Default for InFlight<T> {
 impl<T> fmt::Debug for InFlight<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let calls = self.lock();
-        formatter.debug_map().entries(calls.iter().map(|(subject, call)| (subject, call.stuck))).finish()
+        formatter.debug_map().entries(calls.iter().map(|call| (&call.subject, call.stuck))).finish()
     }
 }
 
@@ -68,29 +69,44 @@ pub(super) enum Claim<T> {
 
 /// The right to ask a subject. When it is dropped, also by a panic, the next one may ask.
 pub(super) struct Asking<T> {
-    tell: watch::Sender<Option<Outcome<T>>>,
-    entry: Entry<T>,
+    calls: InFlight<T>,
+    /// `None` once the outcome is told: somebody else may be asking the same by then.
+    subject: Option<Arc<Path>>,
 }
 
 impl<T: Clone> Asking<T> {
     /// Tells everybody who waits.
-    pub(super) fn tell(self, result: io::Result<T>) -> Outcome<T> {
+    pub(super) fn tell(mut self, result: io::Result<T>) -> Outcome<T> {
         let outcome = result.map_err(Arc::new);
         // First out of the list, then the answer: who asks after the answer starts anew.
-        drop(self.entry);
-        let _ = self.tell.send(Some(outcome.clone()));
+        for waiting in self.end() {
+            // Who no longer waits does not want it.
+            let _ = waiting.send(outcome.clone());
+        }
         outcome
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> InFlight<T> {
+impl<T> Asking<T> {
+    fn end(&mut self) -> Vec<oneshot::Sender<Outcome<T>>> {
+        self.subject.take().map_or_else(Vec::new, |subject| self.calls.end(&subject))
+    }
+}
+
+impl<T> Drop for Asking<T> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<T: Clone + Send + 'static> InFlight<T> {
     /// The outcome of `call`, run on a thread of its own; or of the one that is already under way for this subject. A
     /// subject that is known to be stuck is not waited for again until its call returns.
     ///
     /// Not `spawn_blocking`: a runtime that shuts down waits for its blocking tasks, for a plain thread it does not.
     pub(super) async fn run(
         &self,
-        subject: PathBuf,
+        subject: Arc<Path>,
         limit: Duration,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, ProbeError> {
@@ -101,50 +117,59 @@ impl<T: Clone + Send + Sync + 'static> InFlight<T> {
             // This one is under way too.
             Claim::Mine(_) if self.is_full(1) => return Err(ProbeError::TooMany),
             Claim::Mine(asking) => {
-                let outcome = asking.tell.subscribe();
-                start_thread(move || drop(asking.tell(call())))?;
+                let (tell, outcome) = oneshot::channel();
+                start_thread(move || drop(tell.send(asking.tell(call()))))?;
                 outcome
             }
         };
         self.wait(&subject, outcome, end).await
     }
 
-    /// The right to ask this subject, unless somebody has it.
-    pub(super) fn claim(&self, subject: &Path) -> Claim<T> {
-        let mut calls = self.lock();
-        match calls.get(subject) {
-            Some(call) if call.stuck => Claim::Stuck,
-            Some(call) => Claim::Taken(call.outcome.clone()),
-            None => {
-                let (tell, outcome) = watch::channel(None);
-                calls.insert(subject.to_owned(), Call { outcome, stuck: false });
-                let entry = Entry { calls: self.clone(), subject: subject.to_owned() };
-                Claim::Mine(Asking { tell, entry })
-            }
-        }
-    }
-
     /// Waits for an outcome until `end`; who is late is remembered as stuck.
     pub(super) async fn wait(
         &self,
         subject: &Path,
-        mut outcome: Awaited<T>,
+        outcome: Awaited<T>,
         end: Instant,
     ) -> Result<T, ProbeError> {
-        match timeout_at(end, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => match outcome.as_ref() {
-                Some(outcome) => result(outcome),
-                None => Err(ProbeError::Stuck),
-            },
+        match timeout_at(end, outcome).await {
+            Ok(Ok(outcome)) => result(outcome),
             // The thread ended without a word: the call panicked.
             Ok(Err(_)) => Err(ProbeError::Os(io::Error::other("the probe ended without an answer"))),
             Err(_) => Err(self.give_up(subject)),
         }
     }
+}
+
+impl<T> InFlight<T> {
+    /// The right to ask this subject, unless somebody has it.
+    pub(super) fn claim(&self, subject: &Arc<Path>) -> Claim<T> {
+        let mut calls = self.lock();
+        match calls.iter_mut().find(|call| is_same(&call.subject, subject)) {
+            Some(call) if call.stuck => Claim::Stuck,
+            Some(call) => {
+                let (tell, outcome) = oneshot::channel();
+                call.waiting.push(tell);
+                Claim::Taken(outcome)
+            }
+            None => {
+                let subject = Arc::clone(subject);
+                calls.push(Call { subject: Arc::clone(&subject), waiting: Vec::new(), stuck: false });
+                Claim::Mine(Asking { calls: self.clone(), subject: Some(subject) })
+            }
+        }
+    }
+
+    /// Takes a call out of the list; gives who waits for its outcome.
+    fn end(&self, subject: &Path) -> Vec<oneshot::Sender<Outcome<T>>> {
+        let mut calls = self.lock();
+        let place = calls.iter().position(|call| is_same(&call.subject, subject));
+        place.map_or_else(Vec::new, |place| calls.swap_remove(place).waiting)
+    }
 
     /// Remembers a subject as stuck until its call returns.
     pub(super) fn give_up(&self, subject: &Path) -> ProbeError {
-        if let Some(call) = self.lock().get_mut(subject) {
+        if let Some(call) = self.lock().iter_mut().find(|call| is_same(&call.subject, subject)) {
             call.stuck = true;
         }
         ProbeError::TimedOut
@@ -154,24 +179,15 @@ impl<T: Clone + Send + Sync + 'static> InFlight<T> {
     pub(super) fn is_full(&self, but: usize) -> bool {
         self.lock().len().saturating_sub(but) >= MOST
     }
-}
 
-impl<T> InFlight<T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Call<T>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Call<T>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A call's place in the list.
-struct Entry<T> {
-    calls: InFlight<T>,
-    subject: PathBuf,
-}
-
-impl<T> Drop for Entry<T> {
-    fn drop(&mut self) {
-        self.calls.lock().remove(&self.subject);
-    }
+/// By their bytes: comparing paths part by part costs more than asking the kernel.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.as_os_str() == other.as_os_str()
 }
 
 /// A thread that may block for as long as it likes.
@@ -181,19 +197,20 @@ pub(super) fn start_thread(work: impl FnOnce() + Send + 'static) -> Result<(), P
 }
 
 /// `io::Error` cannot be cloned; its code says all that there is to say.
-pub(super) fn result<T: Clone>(outcome: &Outcome<T>) -> Result<T, ProbeError> {
-    match outcome {
-        Ok(value) => Ok(value.clone()),
-        Err(error) => Err(ProbeError::Os(error.raw_os_error().map_or_else(
-            || io::Error::new(error.kind(), error.to_string()),
-            io::Error::from_raw_os_error,
-        ))),
-    }
+pub(super) fn result<T>(outcome: Outcome<T>) -> Result<T, ProbeError> {
+    outcome.map_err(|error| {
+        ProbeError::Os(
+            error.raw_os_error().map_or_else(
+                || io::Error::new(error.kind(), error.to_string()),
+                io::Error::from_raw_os_error,
+            ),
+        )
+    })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::mpsc;
+    use std::{path::PathBuf, sync::mpsc};
 
     use super::*;
 
@@ -219,11 +236,11 @@ pub(super) mod tests {
     async fn a_stuck_subject_is_remembered_until_it_returns() {
         let calls = InFlight::default();
         let (release, call) = blocked();
-        let path = PathBuf::from("/mnt/dead");
+        let path: Arc<Path> = Path::new("/mnt/dead").into();
         assert!(matches!(calls.run(path.clone(), IMPATIENCE, call).await, Err(ProbeError::TimedOut)));
         let never = || -> io::Result<u8> { unreachable!("a second thread for a stuck mount") };
         assert!(matches!(calls.run(path.clone(), PATIENCE, never).await, Err(ProbeError::Stuck)));
-        assert_eq!(calls.run("/mnt/alive".into(), PATIENCE, || Ok(2)).await.unwrap(), 2);
+        assert_eq!(calls.run(Path::new("/mnt/alive").into(), PATIENCE, || Ok(2)).await.unwrap(), 2);
         drop(release);
         gone(&calls).await;
         assert_eq!(calls.run(path, PATIENCE, || Ok(3)).await.unwrap(), 3);
@@ -233,8 +250,8 @@ pub(super) mod tests {
     async fn two_at_once_share_one_call() {
         let calls = InFlight::default();
         let (release, call) = blocked();
-        let first = calls.run("/x".into(), PATIENCE, call);
-        let second = calls.run("/x".into(), PATIENCE, || unreachable!("a second call"));
+        let first = calls.run(Path::new("/x").into(), PATIENCE, call);
+        let second = calls.run(Path::new("/x").into(), PATIENCE, || unreachable!("a second call"));
         let release = async { drop(release) };
         let (first, second, ()) = tokio::join!(first, second, release);
         assert_eq!((first.unwrap(), second.unwrap()), (1, 1));
@@ -243,12 +260,15 @@ pub(super) mod tests {
     #[tokio::test]
     async fn errors_and_panics_come_back() {
         let calls = InFlight::<u8>::default();
-        let refused =
-            calls.run("/x".into(), PATIENCE, || Err(io::Error::from_raw_os_error(13))).await.unwrap_err();
+        let refused = calls
+            .run(Path::new("/x").into(), PATIENCE, || Err(io::Error::from_raw_os_error(13)))
+            .await
+            .unwrap_err();
         assert_eq!(refused.to_string(), "Permission denied (os error 13)");
-        let panicked = calls.run("/x".into(), PATIENCE, || panic!("as the test wants")).await.unwrap_err();
+        let panicked =
+            calls.run(Path::new("/x").into(), PATIENCE, || panic!("as the test wants")).await.unwrap_err();
         assert_eq!(panicked.reason(), "os");
-        assert_eq!(calls.run("/x".into(), PATIENCE, || Ok(1)).await.unwrap(), 1);
+        assert_eq!(calls.run(Path::new("/x").into(), PATIENCE, || Ok(1)).await.unwrap(), 1);
     }
 
     #[tokio::test]
@@ -259,12 +279,12 @@ pub(super) mod tests {
             let (release, call) = blocked();
             held.push(release);
             let path = PathBuf::from(format!("/mnt/{number}"));
-            assert!(matches!(calls.run(path, Duration::ZERO, call).await, Err(ProbeError::TimedOut)));
+            assert!(matches!(calls.run(path.into(), Duration::ZERO, call).await, Err(ProbeError::TimedOut)));
         }
-        let one_more = calls.run("/mnt/more".into(), PATIENCE, || Ok(1)).await;
+        let one_more = calls.run(Path::new("/mnt/more").into(), PATIENCE, || Ok(1)).await;
         assert!(matches!(one_more, Err(ProbeError::TooMany)));
         drop(held);
         gone(&calls).await;
-        assert_eq!(calls.run("/mnt/more".into(), PATIENCE, || Ok(1)).await.unwrap(), 1);
+        assert_eq!(calls.run(Path::new("/mnt/more").into(), PATIENCE, || Ok(1)).await.unwrap(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! What is mounted where, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::{ffi::OsString, fs, io, os::unix::ffi::OsStringExt, path::PathBuf};
+use std::{borrow::Cow, ffi::OsStr, fs, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub struct Mount {
     /// The source as the kernel writes it, escapes and all, which is how node_exporter shows it: `/dev/vda1`, `tmpfs`.
     pub device: String,
     /// Where it is, escapes undone.
-    pub mount_point: PathBuf,
+    pub mount_point: Arc<Path>,
     /// `ext4`, `tmpfs`, `nfs4` …
     pub fs_type: String,
     /// Mounted read-only, here or as a whole, or made so by the filesystem after errors.
@@ -52,7 +52,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let super_options = fields.next()?;
     Some(Mount {
         device: String::from_utf8_lossy(device).into_owned(),
-        mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
+        mount_point: Path::new(OsStr::from_bytes(&unescape(mount_point))).into(),
         fs_type: String::from_utf8_lossy(fs_type).into_owned(),
         read_only: says_read_only(options) || says_read_only(super_options),
         major,
@@ -71,7 +71,10 @@ fn says_read_only(options: &[u8]) -> bool {
 }
 
 /// The kernel writes space, tab, newline, backslash (and `#` in sources) as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
+    if !field.contains(&b'\\') {
+        return field.into();
+    }
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
@@ -83,7 +86,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
             rest = after;
         }
     }
-    bytes
+    bytes.into()
 }
 
 fn octal(digits: &[u8]) -> Option<u8> {
@@ -226,6 +229,6 @@ mod tests {
     #[test]
     fn this_machine_has_a_root() {
         let mounts = mounts().unwrap();
-        assert!(mounts.iter().any(|mount| mount.mount_point == std::path::Path::new("/")), "{mounts:?}");
+        assert!(mounts.iter().any(|mount| &*mount.mount_point == Path::new("/")), "{mounts:?}");
     }
 }

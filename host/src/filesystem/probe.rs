@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -86,7 +87,7 @@ impl ProbeError {
 #[derive(Debug, Clone, Default)]
 pub struct Prober {
     usages: InFlight<Usage>,
-    lists: InFlight<Vec<Mount>>,
+    lists: InFlight<Arc<[Mount]>>,
     walks: InFlight<Vec<(PathBuf, u64)>>,
     folders: InFlight<Option<u64>>,
 }
@@ -100,8 +101,8 @@ impl Prober {
     /// # Errors
     /// After `limit`, at once when an earlier question to the same path is known to be stuck, and with the kernel's error.
     pub async fn usage(&self, path: &Path, limit: Duration) -> Result<Usage, ProbeError> {
-        let subject = path.to_path_buf();
-        self.usages.run(subject.clone(), limit, move || usage(&subject)).await
+        let subject = Arc::<Path>::from(path);
+        self.usages.run(Arc::clone(&subject), limit, move || usage(&subject)).await
     }
 
     /// The sizes of the filesystems at all these paths, in their order, within `limit` in all: those that answer do so
@@ -109,7 +110,7 @@ impl Prober {
     ///
     /// # Errors
     /// Each path has its own, as [`Prober::usage`].
-    pub async fn usages(&self, paths: Vec<PathBuf>, limit: Duration) -> Vec<Result<Usage, ProbeError>> {
+    pub async fn usages(&self, paths: Vec<Arc<Path>>, limit: Duration) -> Vec<Result<Usage, ProbeError>> {
         self.usages.run_all(paths, limit, usage).await
     }
 
@@ -119,16 +120,16 @@ impl Prober {
     /// # Errors
     /// As [`Prober::usage`], and when there are more than 10,000 files.
     pub async fn folder_size(&self, folder: &Path, limit: Duration) -> Result<Option<u64>, ProbeError> {
-        let subject = folder.to_path_buf();
-        self.folders.run(subject.clone(), limit, move || folder_size(&subject)).await
+        let subject = Arc::<Path>::from(folder);
+        self.folders.run(Arc::clone(&subject), limit, move || folder_size(&subject)).await
     }
 
     /// [`mounts`], waited for with a limit: reading the list waits for whoever is mounting something right now.
     ///
     /// # Errors
     /// As [`Prober::usage`].
-    pub async fn mounts(&self, limit: Duration) -> Result<Vec<Mount>, ProbeError> {
-        self.lists.run(PathBuf::from("mountinfo"), limit, mounts).await
+    pub async fn mounts(&self, limit: Duration) -> Result<Arc<[Mount]>, ProbeError> {
+        self.lists.run(Path::new("mountinfo").into(), limit, || mounts().map(Arc::from)).await
     }
 
     /// [`largest_entries`] of the filesystem at `path`, at most 20: a walk of at most `limit`, and one at a time for each
@@ -142,9 +143,10 @@ impl Prober {
         limit: Duration,
         most: usize,
     ) -> Result<Vec<(PathBuf, u64)>, ProbeError> {
-        let subject = path.to_path_buf();
-        let walk = move || Ok(largest_entries(&subject, true, limit, MOST_TOLD));
-        let mut entries = self.walks.run(path.to_path_buf(), limit * 2, walk).await?;
+        let subject = Arc::<Path>::from(path);
+        let root = Arc::clone(&subject);
+        let walk = move || Ok(largest_entries(&root, true, limit, MOST_TOLD));
+        let mut entries = self.walks.run(subject, limit * 2, walk).await?;
         entries.truncate(most);
         Ok(entries)
     }
@@ -196,7 +198,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let prober = Prober::default();
         let one = prober.usage(folder.path(), PATIENCE).await.unwrap();
-        let all = prober.usages(vec!["/no/such/place".into(), folder.path().into()], PATIENCE).await;
+        let all =
+            prober.usages(vec![Path::new("/no/such/place").into(), folder.path().into()], PATIENCE).await;
         assert_eq!(all[0].as_ref().unwrap_err().to_string(), "No such file or directory (os error 2)");
         // Somebody may write meanwhile.
         let other = all[1].as_ref().unwrap();
@@ -213,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn lists_mounts_too() {
         let listed = Prober::default().mounts(PATIENCE).await.unwrap();
-        assert!(listed.iter().any(|mount| mount.mount_point == Path::new("/")));
+        assert!(listed.iter().any(|mount| &*mount.mount_point == Path::new("/")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,7 +25,7 @@ const STANDSTILL: Duration = Duration::from_millis(20);
 /// What all threads of a round share.
 struct Round<T, F> {
     calls: InFlight<T>,
-    subjects: Vec<PathBuf>,
+    subjects: Vec<Arc<Path>>,
     ask: F,
     progress: Mutex<Progress<T>>,
     complete: Notify,
@@ -49,12 +49,12 @@ enum Answer<T> {
     Stuck,
 }
 
-impl<T: Clone + Send + Sync + 'static> InFlight<T> {
+impl<T: Clone + Send + 'static> InFlight<T> {
     /// What `ask` says of every subject, in their order, within `limit`. A subject that does not answer by then is
     /// remembered as stuck, and left out until it does.
     pub(super) async fn run_all(
         &self,
-        subjects: Vec<PathBuf>,
+        subjects: Vec<Arc<Path>>,
         limit: Duration,
         ask: impl Fn(&Path) -> io::Result<T> + Send + Sync + 'static,
     ) -> Vec<Result<T, ProbeError>> {
@@ -71,7 +71,7 @@ impl<T: Clone + Send + Sync + 'static> InFlight<T> {
         let mut results = Vec::with_capacity(missing);
         for (index, (answer, subject)) in answers.into_iter().zip(&round.subjects).enumerate() {
             results.push(match answer {
-                Answer::Here(outcome) => result(&outcome),
+                Answer::Here(outcome) => result(outcome),
                 Answer::Stuck => Err(ProbeError::Stuck),
                 Answer::Elsewhere(outcome) => self.wait(subject, outcome, end).await,
                 Answer::Missing if index < next => Err(self.give_up(subject)),
@@ -85,7 +85,7 @@ impl<T: Clone + Send + Sync + 'static> InFlight<T> {
 
 impl<T, F> Round<T, F>
 where
-    T: Clone + Send + Sync + 'static,
+    T: Clone + Send + 'static,
     F: Fn(&Path) -> io::Result<T> + Send + Sync + 'static,
 {
     /// Waits until every subject has answered, but not beyond `end`.
@@ -126,7 +126,7 @@ where
         }
     }
 
-    fn take(&self) -> Option<(usize, &PathBuf)> {
+    fn take(&self) -> Option<(usize, &Arc<Path>)> {
         let mut progress = self.lock();
         let index = progress.next;
         let subject = self.subjects.get(index)?;
@@ -172,8 +172,12 @@ mod tests {
         *,
     };
 
-    fn paths<const N: usize>(names: [&str; N]) -> Vec<PathBuf> {
-        names.map(PathBuf::from).to_vec()
+    fn path(name: &str) -> Arc<Path> {
+        Path::new(name).into()
+    }
+
+    fn paths<const N: usize>(names: [&str; N]) -> Vec<Arc<Path>> {
+        names.map(path).to_vec()
     }
 
     /// Paths with `dead` in their name block until the sender is dropped; the others say how long they are.
@@ -215,7 +219,7 @@ mod tests {
             seen.lock().unwrap().insert(std::thread::current().id());
             Ok(1)
         };
-        let all = (0..1000).map(|number| format!("/{number}").into()).collect();
+        let all = (0..1000).map(|number| path(&format!("/{number}"))).collect();
         assert!(calls.run_all(all, PATIENCE, ask).await.into_iter().all(|result| result.is_ok()));
         // One, and on a busy machine a few that took over from one that had to wait for its turn.
         assert!(threads.lock().unwrap().len() < 50);
@@ -243,8 +247,8 @@ mod tests {
     async fn those_that_are_well_answer_however_many_are_dead() {
         let calls = InFlight::default();
         let (release, ask) = ask();
-        let mut all: Vec<PathBuf> = (0..40).map(|number| format!("/dead/{number}").into()).collect();
-        all.push("/well".into());
+        let mut all: Vec<_> = (0..40).map(|number| path(&format!("/dead/{number}"))).collect();
+        all.push(path("/well"));
         // All threads are held by the first of them.
         let results = words(calls.run_all(all.clone(), Duration::from_secs(2), ask.clone()).await);
         assert_eq!(results[0], "timeout");
@@ -278,7 +282,10 @@ mod tests {
             tokio::join!(second, release).0
         };
         let (first, second) = tokio::join!(first, second);
-        assert_eq!((words(first), words(second)), (vec!["5".to_owned()], vec!["5".to_owned(), "2".to_owned()]));
+        assert_eq!(
+            (words(first), words(second)),
+            (vec!["5".to_owned()], vec!["5".to_owned(), "2".to_owned()])
+        );
         assert!(asked.load(Ordering::SeqCst) <= 3);
     }
 
@@ -288,6 +295,7 @@ mod tests {
         let ask = |path: &Path| if path.ends_with("bad") { panic!("as the test wants") } else { Ok(1) };
         let results = calls.run_all(paths(["/bad", "/good"]), Duration::from_millis(500), ask).await;
         assert_eq!(words(results), ["timeout", "1"]);
+        gone(&calls).await;
         assert_eq!(words(calls.run_all(paths(["/bad"]), PATIENCE, |_| Ok(2)).await), ["2"]);
     }
 }

@@ -6,7 +6,7 @@
 
 mod selection;
 
-use std::{borrow::Cow, collections::HashMap, ffi::OsStr, io, path::PathBuf};
+use std::{borrow::Cow, collections::HashMap, ffi::OsStr, io, path::Path, sync::Arc};
 
 use evenkeel_host::{
     filesystem::{Mount, ProbeError, Prober, Usage},
@@ -47,7 +47,7 @@ impl FilesystemCollector {
         let mounts =
             mounts.map_err(|error| CollectError::new(format_args!("cannot list the mounts: {error}")))?;
         let (mounts, others): (Vec<_>, Vec<_>) =
-            mounts.into_iter().partition(|mount| self.selection.admits(mount));
+            mounts.iter().partition(|mount| self.selection.admits(mount));
         let (paths, places) = places(&mounts);
         let usages = self.prober.usages(paths, left().min(self.selection.mount_timeout)).await;
         let mut seen = on_top(&mounts, &places, &usages);
@@ -72,14 +72,14 @@ impl Collector for FilesystemCollector {
 
 /// Each place where something is mounted, and of every mount the number of its place: where several mounts lie on each
 /// other, one question answers for all.
-fn places(mounts: &[Mount]) -> (Vec<PathBuf>, Vec<usize>) {
+fn places(mounts: &[&Mount]) -> (Vec<Arc<Path>>, Vec<usize>) {
     let mut known = HashMap::<&OsStr, usize>::with_capacity(mounts.len());
     let mut paths = Vec::with_capacity(mounts.len());
     let mut numbers = Vec::with_capacity(mounts.len());
     for mount in mounts {
         let number = *known.entry(mount.mount_point.as_os_str()).or_insert(paths.len());
         if number == paths.len() {
-            paths.push(mount.mount_point.clone());
+            paths.push(Arc::clone(&mount.mount_point));
         }
         numbers.push(number);
     }
@@ -89,12 +89,12 @@ fn places(mounts: &[Mount]) -> (Vec<PathBuf>, Vec<usize>) {
 /// Of the mounts at one place the one that shows: the others are covered by intention, which is no error. Where none of
 /// them shows, the last one stands for all.
 fn on_top<'a>(
-    mounts: &'a [Mount],
+    mounts: &[&'a Mount],
     places: &[usize],
     usages: &'a [Result<Usage, ProbeError>],
 ) -> Vec<Seen<'a>> {
     let mut seen: Vec<Option<Seen<'a>>> = usages.iter().map(|_| None).collect();
-    for (mount, &place) in mounts.iter().zip(places) {
+    for (&mount, &place) in mounts.iter().zip(places) {
         let this = Seen { mount, state: judge(mount, &usages[place]) };
         let shows_below = seen[place].as_ref().is_some_and(|below| !matches!(below.state, State::Hidden(_)));
         if !(shows_below && matches!(this.state, State::Hidden(_))) {
@@ -105,7 +105,7 @@ fn on_top<'a>(
 }
 
 /// Whether what shows instead of a mount is one of those that are not published.
-fn is_covered(seen: &Seen<'_>, others: &[Mount]) -> bool {
+fn is_covered(seen: &Seen<'_>, others: &[&Mount]) -> bool {
     let State::Hidden(device) = seen.state else { return false };
     others.iter().any(|other| device_of(other) == device && other.mount_point == seen.mount.mount_point)
 }
@@ -235,6 +235,7 @@ mod tests {
     /// What is published of mounts whose places gave these answers.
     fn lines<const N: usize>(found: [(Mount, Result<Usage, ProbeError>); N]) -> Vec<String> {
         let (mounts, answers): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let mounts: Vec<&Mount> = mounts.iter().collect();
         let (paths, places) = places(&mounts);
         // As the prober does it: one answer for each place.
         let mut usages: Vec<Option<_>> = paths.iter().map(|_| None).collect();
@@ -328,7 +329,7 @@ mod tests {
         let overlay = mount("51 50 0:60 / /srv rw - overlay overlay rw");
         let elsewhere = mount("52 27 0:99 / /mnt rw - overlay overlay rw");
         let seen = |device| Seen { mount: &below, state: State::Hidden(device) };
-        let others = [overlay, elsewhere];
+        let others = [&overlay, &elsewhere];
         assert!(is_covered(&seen(makedev(0, 60)), &others));
         assert!(!is_covered(&seen(makedev(0, 99)), &others), "that one is mounted elsewhere");
     }

@@ -47,8 +47,9 @@ impl Config {
             ("fs_types", &self.fs_types_exclude, &self.fs_types_include),
         ] {
             if let (Some(_), Some(include)) = (exclude, include) {
-                let message =
-                    format!("`filesystem`: `{what}_include` and `{what}_exclude` exclude each other: keep one");
+                let message = format!(
+                    "`filesystem`: `{what}_include` and `{what}_exclude` exclude each other: keep one"
+                );
                 return Err(ConfigError::at(origin, include, message));
             }
         }
@@ -201,7 +202,11 @@ impl FromStr for Patience {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let duration = text.parse::<PromDuration>().map_err(|error| error.to_string())?.get();
-        if duration.is_zero() { Err(format!("`{text}` is no time to wait: write 5s")) } else { Ok(Self(duration)) }
+        if duration.is_zero() {
+            Err(format!("`{text}` is no time to wait: write 5s"))
+        } else {
+            Ok(Self(duration))
+        }
     }
 }
 
@@ -271,7 +276,10 @@ mod tests {
             ),
             (
                 "mount_points_exclude: ^/mnt",
-                &["--collector.filesystem.mount-points-include=a$", "--collector.filesystem.fs-types-exclude=x"],
+                &[
+                    "--collector.filesystem.mount-points-include=a$",
+                    "--collector.filesystem.fs-types-exclude=x",
+                ],
                 &["/mnt/a"],
             ),
             ("", &["--collector.filesystem.fs-types-include=^(ext4|squashfs)$"], &["/", "/snap/x"]),
@@ -282,7 +290,11 @@ mod tests {
             let selection = selection(yaml, arguments);
             let seen: Vec<_> =
                 mounts.iter().filter(|(point, fs_type)| selection.admits(&mount(point, fs_type))).collect();
-            assert_eq!(seen.iter().map(|(point, _)| *point).collect::<Vec<_>>(), admitted, "{yaml} {arguments:?}");
+            assert_eq!(
+                seen.iter().map(|(point, _)| *point).collect::<Vec<_>>(),
+                admitted,
+                "{yaml} {arguments:?}"
+            );
         }
     }
 
@@ -299,7 +311,10 @@ mod tests {
         let exclude = "--collector.filesystem.fs-types-exclude=a";
         for (arguments, says) in [
             (&["--collector.filesystem.fs-types-include=b", exclude][..], "cannot be used with"),
-            (&["--collector.filesystem.mount-points-include=("], "`(` is no regular expression (unclosed group)"),
+            (
+                &["--collector.filesystem.mount-points-include=("],
+                "`(` is no regular expression (unclosed group)",
+            ),
             (&["--collector.filesystem.mount-timeout=0s"], "`0s` is no time to wait: write 5s"),
             (&["--collector.filesystem.mount-timeout=5"], "`5` is not a duration: write 30s"),
         ] {
