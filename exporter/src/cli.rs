@@ -3,19 +3,26 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
-    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, builder::PossibleValuesParser,
+    Arg, ArgAction, ArgGroup, ArgMatches, CommandFactory, FromArgMatches, Parser,
+    builder::PossibleValuesParser,
 };
 use evenkeel_host::{build, log, web::ListenAddress};
 
-use crate::collectors;
+use crate::{collectors, config::MAX_REQUESTS};
 
 /// The flags, checked.
 #[derive(Debug)]
 pub struct Arguments {
     /// Where to listen.
     pub listen: Vec<ListenAddress>,
+    /// Listen on what systemd has passed instead.
+    pub systemd_socket: bool,
     /// Where the metrics are.
     pub telemetry_path: String,
+    /// Scrapes at the same time; 0 for any number.
+    pub max_requests: usize,
+    /// The web configuration file, if any.
+    pub web_config: Option<PathBuf>,
     /// The configuration file, if any.
     pub config: Option<PathBuf>,
     /// Check the configuration and end.
@@ -47,7 +54,10 @@ impl Arguments {
         let enabled = |name: &&&str| is_enabled(&matches, name, flags.disable_defaults);
         Ok(Self {
             listen: flags.listen,
+            systemd_socket: flags.systemd_socket,
             telemetry_path: flags.telemetry_path,
+            max_requests: flags.max_requests,
+            web_config: flags.web_config,
             config: flags.config,
             check: flags.check,
             collectors: collectors.iter().filter(enabled).copied().collect(),
@@ -61,11 +71,24 @@ impl Arguments {
 /// Publishes the truth about this host for Prometheus: systemd units, Docker containers and disk usage, filesystems,
 /// Redis. It only looks and never changes the host.
 #[derive(Debug, Parser)]
-#[command(name = "evenkeel-exporter")]
+#[command(name = "evenkeel-exporter", group = ArgGroup::new("files").args(["config", "web_config"]).multiple(true))]
 struct Flags {
     /// Address to listen on: host:port, :port, [::1]:port or unix:/path. May be repeated.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = "127.0.0.1:19847")]
     listen: Vec<ListenAddress>,
+
+    /// Listen on the sockets that systemd passes, instead of the listen addresses.
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
+    systemd_socket: bool,
+
+    /// File with TLS, client certificates, basic authentication and headers, in exporter-toolkit's format. It is read
+    /// again when it changes.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config: Option<PathBuf>,
+
+    /// Scrapes at the same time; further ones are answered with 503. 0 for any number.
+    #[arg(long = "web.max-requests", value_name = "NUMBER", default_value_t = MAX_REQUESTS)]
+    max_requests: usize,
 
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
@@ -75,8 +98,8 @@ struct Flags {
     #[arg(long = "config.file", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Check the configuration file and end: 0 when it is good, 64 when it is not.
-    #[arg(long = "config.check", requires = "config")]
+    /// Check the configuration files that are given and end: 0 when they are good, 64 when not.
+    #[arg(long = "config.check", requires = "files")]
     check: bool,
 
     /// Run only the collectors that a flag names.

@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
-use evenkeel_host::config::{self, ConfigError};
+use evenkeel_host::{
+    config::{self, ConfigError},
+    web::Security,
+};
 
 use crate::collectors;
 pub use crate::collectors::Config;
+
+/// Scrapes at the same time, when nothing else is said; as node_exporter's.
+pub const MAX_REQUESTS: usize = 40;
 
 impl Config {
     /// Reads and checks a file.
@@ -39,6 +45,27 @@ pub struct Options {
     pub collectors: Vec<&'static str>,
     /// What each collector's own flags say.
     pub flags: collectors::Flags,
+    /// How it is served.
+    pub web: WebOptions,
+}
+
+/// How the metrics are served.
+#[derive(Debug)]
+pub struct WebOptions {
     /// Where the metrics are.
     pub telemetry_path: String,
+    /// Scrapes at the same time; 0 for any number.
+    pub max_requests: usize,
+    /// TLS and logins.
+    pub security: Security,
+}
+
+impl Default for WebOptions {
+    fn default() -> Self {
+        Self {
+            telemetry_path: "/metrics".to_owned(),
+            max_requests: MAX_REQUESTS,
+            security: Security::default(),
+        }
+    }
 }

@@ -11,25 +11,32 @@ pub mod scrape;
 
 use std::sync::Arc;
 
-use evenkeel_host::web::{self, Limits, Listener};
+use evenkeel_host::web::{self, Caller, Limits, Listener, Request};
 use tokio_util::sync::CancellationToken;
 
-use crate::{collectors::Collector, config::Options, routes::App, scrape::Scraper};
+use crate::{
+    collectors::Collector,
+    config::{Options, WebOptions},
+    routes::App,
+    scrape::Scraper,
+};
 
 /// Serves this host's metrics until `shutdown`, then lets running requests end.
 pub async fn run(options: Options, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let collectors = collectors::build(&options, &shutdown);
-    serve(collectors, options.telemetry_path, listeners, shutdown).await;
+    serve(collectors, options.web, listeners, shutdown).await;
 }
 
 /// Serves the metrics of any collectors.
 pub async fn serve(
     collectors: Vec<Arc<dyn Collector>>,
-    telemetry_path: String,
+    web: WebOptions,
     listeners: Vec<Listener>,
     shutdown: CancellationToken,
 ) {
-    let app = Arc::new(App { scraper: Scraper::new(collectors), telemetry_path });
-    let handler = move |request, _peer| routes::handle(Arc::clone(&app), request);
-    web::serve(listeners, Limits::default(), handler, shutdown).await;
+    let WebOptions { telemetry_path, max_requests, security } = web;
+    let scraper = Scraper::new(collectors, security.clone());
+    let app = Arc::new(App::new(scraper, telemetry_path, max_requests));
+    let handler = move |request: Request, _: Caller| routes::handle(Arc::clone(&app), request);
+    web::serve(listeners, Limits::default(), security, handler, shutdown).await;
 }

@@ -12,9 +12,14 @@ use anyhow::Context;
 use evenkeel_exporter::{
     cli::Arguments,
     collectors,
-    config::{Config, Options},
+    config::{Config, Options, WebOptions},
 };
-use evenkeel_host::{build, log, web::Listener};
+use evenkeel_host::{
+    build,
+    config::ConfigError,
+    log,
+    web::{Inherited, Listener, Security},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,8 +36,8 @@ fn main() -> ExitCode {
             return if error.use_stderr() { EXIT_USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let config = match arguments.config.as_deref().map(Config::load).transpose() {
-        Ok(config) => config.unwrap_or_default(),
+    let (config, security) = match configuration(&arguments) {
+        Ok(configuration) => configuration,
         Err(error) => {
             say(&mut io::stderr(), format_args!("evenkeel-exporter: {error}"));
             return EXIT_USAGE.into();
@@ -43,7 +48,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log::init(&arguments.log_level, arguments.log_format);
-    match start(arguments, config) {
+    match start(arguments, config, security) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut io::stderr(), format_args!("evenkeel-exporter: {error:#}"));
@@ -52,38 +57,59 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the two files say; each may be missing.
+fn configuration(arguments: &Arguments) -> Result<(Config, Security), ConfigError> {
+    let config = arguments.config.as_deref().map(Config::load).transpose()?;
+    let security = arguments.web_config.as_deref().map(Security::load).transpose()?;
+    Ok((config.unwrap_or_default(), security.unwrap_or_default()))
+}
+
 /// One line. `println!` would panic where it cannot be written, and change the exit code.
 fn say(to: &mut impl Write, line: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{line}");
 }
 
-fn start(arguments: Arguments, config: Config) -> anyhow::Result<()> {
+fn start(arguments: Arguments, config: Config, security: Security) -> anyhow::Result<()> {
+    // Before there are threads: it changes the environment.
+    let inherited = arguments.systemd_socket.then(Inherited::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the worker threads")?;
-    let served = runtime.block_on(serve(arguments, config));
+    let served = runtime.block_on(serve(arguments, inherited, config, security));
     // A look that blocks its thread must not hold up the end.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(arguments: Arguments, config: Config) -> anyhow::Result<()> {
+async fn serve(
+    arguments: Arguments,
+    inherited: Option<Inherited>,
+    config: Config,
+    security: Security,
+) -> anyhow::Result<()> {
     let shutdown = shutdown_by_signal()?;
-    let mut listeners = Vec::new();
-    for address in &arguments.listen {
-        let listener = Listener::bind(address).await?;
-        info!(address = listener.local_addr(), version = build::VERSION, "listening");
-        if !address.is_loopback() {
-            warn!(%address, "no authentication: whoever reaches this address can read the state of this host");
+    let listeners = match inherited {
+        Some(inherited) => inherited.listeners()?,
+        None => Listener::bind_all(&arguments.listen).await?,
+    };
+    let offers = security.offers();
+    for listener in &listeners {
+        let address = listener.local_addr();
+        info!(address, version = build::VERSION, tls = offers.tls, "listening");
+        if !listener.is_loopback() && !offers.authentication() {
+            warn!(
+                address,
+                "no authentication: whoever reaches this address can read the state of this host; name users or a client CA in --web.config.file"
+            );
         }
-        listeners.push(listener);
     }
     if rustix::process::geteuid().is_root() {
         warn!("running as root, which is not needed: see packaging/ for a unit with the least privileges");
     }
-    let Arguments { telemetry_path, collectors, flags, .. } = arguments;
-    let options = Options { config, collectors, telemetry_path, flags };
+    let Arguments { telemetry_path, max_requests, collectors, flags, .. } = arguments;
+    let web = WebOptions { telemetry_path, max_requests, security };
+    let options = Options { config, collectors, web, flags };
     evenkeel_exporter::run(options, listeners, shutdown).await;
     info!("stopped");
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evenkeel_host::web::{Request, Response, reply};
 use hyper::{Method, StatusCode};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     landing,
@@ -13,10 +13,19 @@ use crate::{
 
 /// What every request needs.
 pub struct App {
-    /// The collectors.
-    pub scraper: Scraper,
-    /// Where the metrics are.
-    pub telemetry_path: String,
+    scraper: Scraper,
+    telemetry_path: String,
+    max_requests: usize,
+    /// One for each scrape that may be under way; `None` for any number.
+    scrapes: Option<Semaphore>,
+}
+
+impl App {
+    /// These collectors' metrics at this path, asked for by at most `max_requests` at a time; 0 for any number.
+    pub fn new(scraper: Scraper, telemetry_path: String, max_requests: usize) -> Self {
+        let scrapes = (max_requests > 0).then(|| Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
+        Self { scraper, telemetry_path, max_requests, scrapes }
+    }
 }
 
 /// Answers one request.
@@ -39,6 +48,16 @@ pub async fn handle(app: Arc<App>, request: Request) -> Response {
 }
 
 async fn metrics(app: &App, request: &Request, arrival: Instant) -> Response {
+    let _turn = match app.scrapes.as_ref().map(Semaphore::try_acquire).transpose() {
+        Ok(turn) => turn,
+        Err(_) => {
+            let limit = app.max_requests;
+            return reply::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("limit of concurrent requests reached ({limit}), try again later\n"),
+            );
+        }
+    };
     let budget = Budget::of(arrival, request.headers());
     let names: Vec<&'static str> = app.scraper.names().collect();
     match Selection::of(request.uri().query().unwrap_or_default(), &names) {

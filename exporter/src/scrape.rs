@@ -13,7 +13,7 @@ use std::{
 use evenkeel_host::{
     build,
     metrics::{self, Block, Family},
-    web::exposition::Exposition,
+    web::{Security, exposition::Exposition},
 };
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ use crate::collectors::Collector;
 /// The collectors and what is remembered of them between scrapes.
 pub struct Scraper {
     slots: Vec<Arc<Slot>>,
+    /// Asked how its last reading went.
+    security: Security,
     /// The scrape of all collectors that is under way; a second one asked for meanwhile shares its text.
     full: Flight<Arc<Pass>>,
 }
@@ -41,9 +43,10 @@ struct Pass {
 
 impl Scraper {
     /// For these collectors, in the order of their metrics.
-    pub fn new(collectors: Vec<Arc<dyn Collector>>) -> Self {
+    pub fn new(collectors: Vec<Arc<dyn Collector>>, security: Security) -> Self {
         Self {
             slots: collectors.into_iter().map(|c| Arc::new(Slot::new(c))).collect(),
+            security,
             full: Flight::default(),
         }
     }
@@ -61,8 +64,8 @@ impl Scraper {
     /// Looks with every collector.
     pub async fn all(&self, budget: Budget) -> Arc<Exposition> {
         loop {
-            let slots = self.slots.clone();
-            let work = async move { Arc::new(pass(slots, budget).await) };
+            let (slots, security) = (self.slots.clone(), self.security.clone());
+            let work = async move { Arc::new(pass(slots, &security, budget).await) };
             // One that ends after this scrape has to answer is of no use to it.
             let (landing, started) = self.full.join_or_start(|end| end <= budget.cut, budget.cut, work);
             let landed = landing.await;
@@ -72,7 +75,7 @@ impl Scraper {
                 Some(pass) if !pass.complete && !started && Instant::now() < budget.deadline => {}
                 Some(pass) => return Arc::clone(&pass.exposition),
                 // The task that would have answered is gone: writing the metrics down has panicked.
-                None => return write_down(Vec::new()).exposition,
+                None => return write_down(Vec::new(), &self.security).exposition,
             }
         }
     }
@@ -80,17 +83,17 @@ impl Scraper {
     /// Looks with the named collectors only.
     pub async fn some(&self, names: &[&str], budget: Budget) -> Arc<Exposition> {
         let chosen = self.slots.iter().filter(|slot| names.contains(&slot.name())).cloned().collect();
-        pass(chosen, budget).await.exposition
+        pass(chosen, &self.security, budget).await.exposition
     }
 }
 
 /// All at once.
-async fn pass(slots: Vec<Arc<Slot>>, budget: Budget) -> Pass {
+async fn pass(slots: Vec<Arc<Slot>>, security: &Security, budget: Budget) -> Pass {
     let sightings = join_all(slots.iter().map(|slot| slot.look(budget))).await;
-    write_down(slots.iter().zip(sightings).collect())
+    write_down(slots.iter().zip(sightings).collect(), security)
 }
 
-fn write_down(seen: Vec<(&Arc<Slot>, Arc<Sighting>)>) -> Pass {
+fn write_down(seen: Vec<(&Arc<Slot>, Arc<Sighting>)>, security: &Security) -> Pass {
     let complete = !seen.iter().any(|(_, sighting)| matches!(sighting.ending, Ending::Late));
     let mut blocks = Vec::new();
     // What is different each time, in a block of its own behind the others.
@@ -105,6 +108,7 @@ fn write_down(seen: Vec<(&Arc<Slot>, Arc<Sighting>)>) -> Pass {
         }
     }
     last.extend(own.finish());
+    last.extend(security.families());
     last.extend(metrics::process());
     let (mut blocks, left_out) = Block::distinct(blocks, &last);
     let dropped = left_out + blocks.iter().map(|block| block.dropped()).sum::<usize>();

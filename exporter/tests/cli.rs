@@ -119,9 +119,11 @@ fn a_failed_start_exits_with_1_and_says_why() {
 }
 
 #[test]
-fn the_shipped_example_is_a_good_configuration() {
+fn the_shipped_examples_are_good_configurations() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/exporter.yml");
-    let output = run(&["--config.check", &format!("--config.file={example}")]);
+    let web = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/web.yml");
+    let output =
+        run(&["--config.check", &format!("--config.file={example}"), &format!("--web.config.file={web}")]);
     assert_eq!(stderr(&output), "");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "the configuration is good\n");
@@ -269,6 +271,46 @@ fn what_is_risky_is_said_at_the_start() {
     let (_, log) = running.stop(Signal::TERM);
     assert!(!log.contains("no authentication"), "{log}");
     assert_eq!(log.contains("running as root"), rustix::process::geteuid().is_root(), "{log}");
+}
+
+#[test]
+fn the_web_configuration_is_checked_and_served() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("web.yml");
+    let flag = format!("--web.config.file={}", file.display());
+    // admin:open sesame
+    let hash = "$2b$04$1Y8gS3FNPMt5i4GlTSEQleQv8nZ0EzD2sLDg6rsZ3dJ0mBHjXEg9a";
+    std::fs::write(&file, format!("basic_auth_users:\n  admin: {hash}\n")).expect("written");
+    assert_eq!(run(&["--config.check", &flag]).status.code(), Some(0));
+    let running = Running::start(&[&flag]);
+    let answer = running.get("/metrics");
+    assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
+    running.stop(Signal::TERM);
+
+    std::fs::write(&file, "basic_auth_users:\n  admin: open sesame\n").expect("written");
+    for arguments in [&["--config.check", &flag][..], &[&flag]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert_eq!(
+            stderr(&output),
+            format!(
+                "evenkeel-exporter: {}:2:10: `basic_auth_users.admin`: this is no bcrypt hash: put the output of \
+                 `htpasswd -nBC 10 admin` behind the colon, never the password itself\n",
+                file.display()
+            )
+        );
+    }
+}
+
+#[test]
+fn without_a_socket_unit_there_is_no_systemd_socket() {
+    let output = run(&["--web.systemd-socket"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "evenkeel-exporter: systemd has passed no sockets: start it by a socket unit, or leave out the systemd \
+         socket option\n"
+    );
 }
 
 #[test]

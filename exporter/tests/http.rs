@@ -5,7 +5,7 @@ mod common;
 use std::{collections::HashMap, io::Read, sync::Arc, time::Duration};
 
 use common::{Does, Fake, up, value};
-use evenkeel_exporter::collectors::Collector;
+use evenkeel_exporter::{collectors::Collector, config::WebOptions};
 use evenkeel_host::web::Listener;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -40,16 +40,15 @@ impl Answer {
 
 impl Exporter {
     async fn start(collectors: Vec<Arc<Fake>>) -> Self {
+        Self::start_with(collectors, WebOptions::default()).await
+    }
+
+    async fn start_with(collectors: Vec<Arc<Fake>>, web: WebOptions) -> Self {
         let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound");
         let address = listener.local_addr();
         let shutdown = CancellationToken::new();
         let collectors = collectors.into_iter().map(|fake| fake as Arc<dyn Collector>).collect();
-        tokio::spawn(evenkeel_exporter::serve(
-            collectors,
-            "/metrics".to_owned(),
-            vec![listener],
-            shutdown.clone(),
-        ));
+        tokio::spawn(evenkeel_exporter::serve(collectors, web, vec![listener], shutdown.clone()));
         Self { address, _stop: shutdown.drop_guard() }
     }
 
@@ -167,6 +166,21 @@ async fn other_paths_and_methods_are_refused() {
     assert_eq!(exporter.ask("GET", "/metrics", &large).await.status, 431);
     assert_eq!(exporter.get("/-/healthy").await.text(), "healthy\n");
     assert_eq!(exporter.get("/-/ready").await.text(), "ready\n");
+}
+
+#[tokio::test]
+async fn scrapes_above_the_limit_are_refused_and_the_other_paths_are_not() {
+    let web = WebOptions { max_requests: 2, ..WebOptions::default() };
+    let exporter = Exporter::start_with(vec![Fake::new("slow", Does::Hang)], web).await;
+    // Whichever comes last of the three; the others end at their deadlines.
+    let scrapes = (0..3).map(|_| exporter.get("/metrics"));
+    let mut answers = futures_util::future::join_all(scrapes).await;
+    answers.sort_by_key(|answer| answer.status);
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200, 200, 503]);
+    assert_eq!(answers[2].text(), "limit of concurrent requests reached (2), try again later\n");
+    assert_eq!(answers[2].header("content-type"), "text/plain; charset=utf-8");
+    let (scrape, health) = tokio::join!(exporter.get("/metrics"), exporter.get("/-/healthy"));
+    assert_eq!((scrape.status, health.status), (200, 200));
 }
 
 #[tokio::test]

@@ -13,14 +13,14 @@ use evenkeel_exporter::{
     collectors::Collector,
     scrape::{Budget, Scraper},
 };
-use evenkeel_host::web::exposition::Exposition;
+use evenkeel_host::web::{Security, exposition::Exposition};
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, header::HeaderValue};
 use tokio::time::Instant;
 
 fn scraper(collectors: &[&Arc<Fake>]) -> Arc<Scraper> {
     let collectors = collectors.iter().map(|fake| Arc::clone(fake) as Arc<dyn Collector>);
-    Arc::new(Scraper::new(collectors.collect()))
+    Arc::new(Scraper::new(collectors.collect(), Security::default()))
 }
 
 /// A budget from now on, for a client with this patience in seconds.

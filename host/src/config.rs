@@ -54,6 +54,11 @@ impl ConfigError {
         }
     }
 
+    /// For files whose lines may hold secrets: the place is enough.
+    pub(crate) fn without_snippet(self) -> Self {
+        Self { snippet: None, ..self }
+    }
+
     fn from_yaml(origin: &str, text: &str, path: &str, error: &YamlError) -> Self {
         let location = error.location().filter(|location| location.line() > 0);
         let line = location.map(|location| location.line());

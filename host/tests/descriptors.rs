@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_host::web::{self, Limits, Listener, Peer, Request, reply};
+use evenkeel_host::web::{self, Caller, Limits, Listener, Request, Security, reply};
 use hyper::StatusCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -40,8 +40,14 @@ async fn the_server_waits_without_spinning_and_recovers() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound");
     let address = listener.local_addr();
     let shutdown = CancellationToken::new();
-    let handler = |_: Request, _: Peer| async { reply::text(StatusCode::OK, "hello\n") };
-    let server = tokio::spawn(web::serve(vec![listener], Limits::default(), handler, shutdown.clone()));
+    let handler = |_: Request, _: Caller| async { reply::text(StatusCode::OK, "hello\n") };
+    let server = tokio::spawn(web::serve(
+        vec![listener],
+        Limits::default(),
+        Security::default(),
+        handler,
+        shutdown.clone(),
+    ));
 
     let mut client = TcpStream::connect(&address).await.expect("connected");
     client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");

@@ -144,11 +144,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // First of all: from here on a signal ends it in order, and not wherever it is.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        let listener = Listener::bind(address).await?;
+    let listeners = Listener::bind_all(&config.listen).await?;
+    for listener in &listeners {
         tracing::info!(address = listener.local_addr(), "listening");
-        listeners.push(listener);
     }
     let stop = CancellationToken::new();
     let signalled = stop.clone();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use evenkeel_host::{
     build,
-    web::{self, Limits, Listener},
+    web::{self, Limits, Listener, Security},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,9 +71,9 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
         stop: stop.clone(),
         room: Room::default(),
     };
-    let handler = move |request, peer| server.clone().answer(request, peer);
+    let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();
-    let serving = web::serve(listeners, Limits::default(), handler, stop);
+    let serving = web::serve(listeners, Limits::default(), Security::default(), handler, stop);
     let worked = async {
         let result = worker.await;
         // A remediator that accepts alerts and no longer works on them must not live on: systemd starts it again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use evenkeel_host::{
     config::Secret,
     metrics::Block,
-    web::{BodyError, Peer, Request, Response, exposition::Exposition, read_body, reply},
+    web::{BodyError, Caller, Request, Response, exposition::Exposition, read_body, reply},
 };
 use hyper::{HeaderMap, Method, StatusCode, header};
 use prometheus_client::registry::Registry;
@@ -71,11 +71,11 @@ pub struct Server {
 
 impl Server {
     /// Answers one request.
-    pub async fn answer(self, request: Request, peer: Peer) -> Response {
+    pub async fn answer(self, request: Request, caller: Caller) -> Response {
         let path = request.uri().path();
         match (path.strip_suffix('/').unwrap_or(path), request.method()) {
             ("/api/v1/alerts", _) | ("", &Method::POST) => {
-                let response = self.webhook(request, &peer).await;
+                let response = self.webhook(request, &caller).await;
                 self.metrics.request(response.status().as_u16());
                 response
             }
@@ -89,7 +89,7 @@ impl Server {
         }
     }
 
-    async fn webhook(&self, request: Request, peer: &Peer) -> Response {
+    async fn webhook(&self, request: Request, caller: &Caller) -> Response {
         if !authorized(&self.assessor.config.tokens, request.headers()) {
             let mut response = reply::text(StatusCode::UNAUTHORIZED, "a valid bearer token is required\n");
             let challenge = header::HeaderValue::from_static("Bearer realm=\"evenkeel\"");
@@ -122,7 +122,7 @@ impl Server {
         match Delivery::parse(&body) {
             Ok(delivery) => {
                 drop(body);
-                self.accept(&delivery, peer.is_local()).await
+                self.accept(&delivery, caller.peer.is_local()).await
             }
             Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }

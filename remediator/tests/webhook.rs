@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_host::web::{self, Limits, Listener};
+use evenkeel_host::web::{self, Limits, Listener, Security};
 use evenkeel_remediator::{
     assess::Assessor,
     clock::Clock,
@@ -113,8 +113,14 @@ impl Receiver {
         };
         let stop = CancellationToken::new();
         let routes = server.clone();
-        let answer = move |request, peer| routes.clone().answer(request, peer);
-        let running = tokio::spawn(web::serve(vec![listener], Limits::default(), answer, stop.clone()));
+        let answer = move |request, caller| routes.clone().answer(request, caller);
+        let running = tokio::spawn(web::serve(
+            vec![listener],
+            Limits::default(),
+            Security::default(),
+            answer,
+            stop.clone(),
+        ));
         (Self { address, folder, client, stop, running }, server)
     }
 

@@ -34,6 +34,7 @@ const BANNED: [&str; 6] =
 const TWICE: &[(&str, &str)] = &[
     ("base64", "bollard still takes 0.22"),
     ("getrandom", "ring still takes 0.2"),
+    ("synstructure", "under an option of rcgen that is off: in the lock file, never built"),
     ("syn", "derive macros move at their own pace"),
     ("unicode-width", "the parser under promql-parser, in tests only, still takes 0.1"),
 ];

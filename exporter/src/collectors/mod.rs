@@ -165,15 +165,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cli::Arguments;
+    use crate::{cli::Arguments, config::WebOptions};
 
     #[tokio::test]
     async fn every_collector_is_built_without_asking_anything_and_knows_its_name() {
         let names: Vec<&'static str> = ALL.iter().map(|entry| entry.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
         let arguments = Arguments::parse(["evenkeel-exporter"], &names).expect("defaults");
-        let Arguments { collectors, telemetry_path, flags, .. } = arguments;
-        let options = Options { config: Config::default(), collectors, telemetry_path, flags };
+        let Arguments { collectors, flags, .. } = arguments;
+        let options = Options { config: Config::default(), collectors, web: WebOptions::default(), flags };
         let shutdown = CancellationToken::new();
         let built = build(&options, &shutdown);
         assert_eq!(built.iter().map(|collector| collector.name()).collect::<Vec<_>>(), names);

@@ -112,15 +112,19 @@ impl BindFailure {
 
 /// A bound address that accepts connections from now on.
 #[derive(Debug)]
-pub struct Listener(Socket);
+pub struct Listener {
+    socket: Socket,
+    /// Ours to remove at the end.
+    _file: Option<SocketFile>,
+}
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener),
 }
 
-/// What a connection is to the server, whatever carries it; TLS will be one more of these.
+/// What a connection is to the server, whatever carries it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -131,31 +135,72 @@ impl Listener {
     /// When the address is taken, not this machine's, or not permitted.
     pub async fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let bound = match address {
-            ListenAddress::Tcp(text) => bind_tcp(text).await.map(Socket::Tcp),
-            ListenAddress::Unix(path) => bind_unix(path).map(|(socket, file)| Socket::Unix(socket, file)),
+            ListenAddress::Tcp(text) => bind_tcp(text).await.map(|socket| (Socket::Tcp(socket), None)),
+            ListenAddress::Unix(path) => {
+                bind_unix(path).map(|(socket, file)| (Socket::Unix(socket), Some(file)))
+            }
         };
-        bound.map(Self).map_err(|error| BindError { address: address.clone(), cause: BindFailure(error) })
+        match bound {
+            Ok((socket, file)) => Ok(Self { socket, _file: file }),
+            Err(error) => Err(BindError { address: address.clone(), cause: BindFailure(error) }),
+        }
+    }
+
+    /// Binds all the addresses, or none.
+    ///
+    /// # Errors
+    /// For the first that cannot be bound.
+    pub async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Self>, BindError> {
+        let mut listeners = Vec::new();
+        for address in addresses {
+            listeners.push(Self::bind(address).await?);
+        }
+        Ok(listeners)
+    }
+
+    /// One that is bound already.
+    pub(super) fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Socket::Tcp(TcpListener::from_std(socket)?), _file: None })
+    }
+
+    /// One that is bound already; its file is left to whoever has made it.
+    pub(super) fn of_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Socket::Unix(UnixListener::from_std(socket)?), _file: None })
     }
 
     /// The address with the real port, also where port 0 was asked for.
     pub fn local_addr(&self) -> String {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(socket) => {
                 socket.local_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string())
             }
-            Socket::Unix(_, file) => format!("unix:{}", file.path.display()),
+            Socket::Unix(socket) => {
+                let address = socket.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(|| "unix:".to_owned(), |path| format!("unix:{}", path.display()))
+            }
+        }
+    }
+
+    /// Whether only programs on this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().is_ok_and(|address| is_loopback(&address)),
+            Socket::Unix(_) => true,
         }
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 // Answers are written whole; waiting for more only delays them. Its failure is the connection's.
                 let _ = stream.set_nodelay(true);
                 Ok((Box::new(stream), Peer::Tcp(address)))
             }
-            Socket::Unix(socket, _) => {
+            Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                 Ok((Box::new(stream), Peer::Unix { uid }))
@@ -250,7 +295,7 @@ impl fmt::Display for Peer {
 }
 
 /// On a dual-stack socket an IPv4 caller appears as `::ffff:127.0.0.1`.
-fn is_loopback(address: &SocketAddr) -> bool {
+pub(super) fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 

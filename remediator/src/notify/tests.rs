@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use evenkeel_host::web::{self, Limits, Listener, Response, read_body, reply};
+use evenkeel_host::web::{self, Limits, Listener, Response, Security, read_body, reply};
 use hyper::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -44,7 +44,13 @@ impl Fake {
                 respond(code, location)
             }
         };
-        tokio::spawn(web::serve(vec![listener], Limits::default(), answer, CancellationToken::new()));
+        tokio::spawn(web::serve(
+            vec![listener],
+            Limits::default(),
+            Security::default(),
+            answer,
+            CancellationToken::new(),
+        ));
         fake
     }
 

@@ -1,110 +1,15 @@
 //! The server's limits, seen from raw sockets.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use evenkeel_host::web::{self, Limits, Listener, Peer, Request, Response, reply};
-use hyper::{StatusCode, body::Bytes};
+use evenkeel_host::web::{Limits, Security};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    sync::Notify,
-    task::JoinHandle,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
 
-/// Nothing here takes longer unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const MAX_BODY: usize = 1000;
-
-struct Server {
-    address: String,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
-    /// Lets one `/gate` request end.
-    gate: Arc<Notify>,
-    /// Says that a `/gate` request has begun.
-    entered: Arc<Notify>,
-}
-
-impl Server {
-    async fn start(limits: Limits) -> Self {
-        Self::start_on("127.0.0.1:0", limits).await
-    }
-
-    async fn start_on(address: &str, limits: Limits) -> Self {
-        let listener = Listener::bind(&address.parse().expect("an address")).await.expect("bound");
-        let address = listener.local_addr();
-        let (shutdown, gate, entered) =
-            (CancellationToken::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (inside, outside) = (Arc::clone(&entered), Arc::clone(&gate));
-        let handler = move |request: Request, peer: Peer| {
-            let (entered, gate) = (Arc::clone(&inside), Arc::clone(&outside));
-            async move { handle(request, peer, &entered, &gate).await }
-        };
-        let task = tokio::spawn(web::serve(vec![listener], limits, handler, shutdown.clone()));
-        Self { address, shutdown, task, gate, entered }
-    }
-
-    async fn send(&self, bytes: &[u8]) -> String {
-        let stream = TcpStream::connect(&self.address).await.expect("connected");
-        exchange(stream, bytes).await
-    }
-
-    async fn get(&self, path: &str) -> String {
-        self.send(get(path).as_bytes()).await
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.task).await.expect("the server ends").expect("and does not panic");
-    }
-}
-
-async fn handle(request: Request, peer: Peer, entered: &Notify, gate: &Notify) -> Response {
-    match request.uri().path() {
-        "/" => reply::text(StatusCode::OK, format!("hello {peer}\n")),
-        "/panic" => panic!("on purpose"),
-        "/hang" => std::future::pending().await,
-        "/gate" => {
-            entered.notify_one();
-            gate.notified().await;
-            reply::text(StatusCode::OK, "through\n")
-        }
-        "/large" => reply::text(StatusCode::OK, vec![b'x'; 64 << 20]),
-        "/body" => match web::read_body(request, MAX_BODY).await {
-            Ok(body) => reply::text(StatusCode::OK, format!("{} bytes\n", body.len())),
-            Err(error) => reply::text(error.status(), format!("{error}\n")),
-        },
-        "/pieces" => {
-            let mut response = reply::text(StatusCode::OK, "");
-            let pieces = (0..100).map(|number| Bytes::from(format!("piece {number}\n"))).collect::<Vec<_>>();
-            *response.body_mut() = pieces.into();
-            response
-        }
-        "/json" => reply::json(StatusCode::OK, &["a"]),
-        "/post-only" => reply::method_not_allowed("POST"),
-        _ => reply::not_found(),
-    }
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-}
-
-/// Sends bytes and reads until the server closes.
-async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, bytes: &[u8]) -> String {
-    stream.write_all(bytes).await.expect("sent");
-    let mut answer = Vec::new();
-    // A reset after the answer is a close as well.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the server closes");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn limits() -> Limits {
-    Limits { drain: Duration::from_secs(5), ..Limits::default() }
-}
+use crate::server::{MAX_BODY, PATIENCE, Server, exchange, get, limits};
 
 #[tokio::test]
 async fn a_body_in_pieces_arrives_whole_and_says_its_length() {
@@ -181,7 +86,8 @@ async fn a_handler_that_takes_too_long_is_a_503() {
 
 #[tokio::test]
 async fn heads_that_do_not_arrive_end_the_connection() {
-    let server = Server::start(Limits { header_timeout: Duration::from_millis(100), ..limits() }).await;
+    let head_timeout = Duration::from_millis(100);
+    let server = Server::start(Limits { head_timeout, idle_timeout: head_timeout, ..limits() }).await;
     for bytes in [&b""[..], b"GET / HTTP/1.1\r\nhost: x\r\nx-slow"] {
         assert_eq!(server.send(bytes).await, "");
     }
@@ -297,11 +203,132 @@ async fn the_drain_is_bounded() {
 async fn a_socket_file_serves_and_names_its_caller() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("web.sock");
-    let server = Server::start_on(&format!("unix:{}", path.display()), limits()).await;
+    let server = Server::start_on(&format!("unix:{}", path.display()), limits(), Security::default()).await;
     assert_eq!(server.address, format!("unix:{}", path.display()));
     let answer = exchange(UnixStream::connect(&path).await.expect("connected"), get("/").as_bytes()).await;
     let uid = rustix::process::getuid().as_raw();
     assert!(answer.ends_with(&format!("\r\n\r\nhello uid {uid}\n")), "{answer}");
     server.stop().await;
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn trickled_heads_end_in_time_whatever_still_comes() {
+    let server = Server::start(Limits { head_timeout: Duration::from_millis(300), ..limits() }).await;
+    let (mut read, mut write) = TcpStream::connect(&server.address).await.expect("connected").into_split();
+    let trickle = tokio::spawn(async move {
+        write.write_all(b"GET / HTTP/1.1\r\n").await?;
+        loop {
+            write.write_all(b"a: b\r\n").await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        #[expect(unreachable_code, reason = "says what the block ends with")]
+        std::io::Result::Ok(())
+    });
+    let mut answer = Vec::new();
+    // A reset is an end as well.
+    let _ = timeout(PATIENCE, read.read_to_end(&mut answer)).await.expect("the server closes");
+    assert_eq!(answer, b"");
+    assert!(timeout(PATIENCE, trickle).await.expect("it cannot write any more").expect("no panic").is_err());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_make_room_for_one_that_asks() {
+    let server = Server::start(Limits { connections: 3, ..limits() }).await;
+    let mut greedy = Vec::new();
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\nhost", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut stream = TcpStream::connect(&server.address).await.expect("connected");
+        stream.write_all(bytes).await.expect("sent");
+        greedy.push(stream);
+    }
+    for _ in 0..3 {
+        assert!(server.get("/").await.contains("hello"));
+    }
+    drop(greedy);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_answered_makes_no_room() {
+    let server = Server::start(Limits { connections: 1, request_timeout: PATIENCE, ..limits() }).await;
+    let mut gated = TcpStream::connect(&server.address).await.expect("connected");
+    gated.write_all(get("/gate").as_bytes()).await.expect("sent");
+    server.entered.notified().await;
+    let mut waiting = TcpStream::connect(&server.address).await.expect("queued");
+    waiting.write_all(get("/").as_bytes()).await.expect("sent");
+    // Longer than an idle connection would be left alone.
+    let early = timeout(Duration::from_secs(3), waiting.read(&mut [0])).await;
+    assert!(early.is_err(), "answered while the only slot was taken");
+    server.gate.notify_one();
+    assert!(exchange(gated, b"").await.ends_with("through\n"));
+    assert!(exchange(waiting, b"").await.contains("hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_left() {
+    let limits = Limits { request_timeout: Duration::from_millis(300), ..limits() };
+    let server = Server::start(limits).await;
+    let mut slow = TcpStream::connect(&server.address).await.expect("connected");
+    slow.write_all(get("/large").as_bytes()).await.expect("sent");
+    let mut taken = 0;
+    let mut piece = [0; 1024];
+    // 64 MiB at 1 MiB/s would take a minute; at 10 KiB/s the patience is soon used up.
+    let ended = timeout(PATIENCE, async {
+        loop {
+            match slow.read(&mut piece).await {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => taken += bytes,
+            }
+            if taken < 200 << 10 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+    ended.await.expect("the server closes");
+    assert!(taken < 64 << 20, "{taken} bytes");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_whoever_is_still_sending() {
+    let server = Server::start(limits()).await;
+    for (path, status) in
+        [("/refused", "401 Unauthorized"), ("/body", "413 Payload Too Large"), ("/none", "404 Not Found")]
+    {
+        let mut stream = TcpStream::connect(&server.address).await.expect("connected");
+        let length = 20 << 20;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // As a client that reads nothing before it has sent everything.
+        let piece = vec![b'x'; 64 << 10];
+        for _ in 0..length / piece.len() {
+            timeout(PATIENCE, stream.write_all(&piece)).await.expect("in time").expect("no broken pipe");
+        }
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("closed").expect("no reset");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_thrown_away_is_bounded() {
+    let server = Server::start(limits()).await;
+    let (mut read, mut write) = TcpStream::connect(&server.address).await.expect("connected").into_split();
+    let endless = tokio::spawn(async move {
+        write.write_all(b"POST /refused HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+        let chunk = [&b"10000\r\n"[..], &vec![b'x'; 1 << 16], b"\r\n"].concat();
+        loop {
+            write.write_all(&chunk).await?;
+        }
+        #[expect(unreachable_code, reason = "says what the block ends with")]
+        std::io::Result::Ok(())
+    });
+    let mut answer = [0; 12];
+    timeout(PATIENCE, read.read_exact(&mut answer)).await.expect("in time").expect("answered");
+    assert_eq!(&answer, b"HTTP/1.1 401");
+    assert!(timeout(PATIENCE, endless).await.expect("it cannot go on").expect("no panic").is_err());
+    server.stop().await;
 }
