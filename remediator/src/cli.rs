@@ -8,7 +8,7 @@ use evenkeel_host::{
     build,
     config::ConfigError,
     log::{self, Format},
-    web::Listener,
+    web::{Inherited, Listener},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -95,14 +95,7 @@ pub fn main() -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = runtime.context("cannot start the runtime").and_then(|runtime| {
-        let result = runtime.block_on(run(cli));
-        // A statvfs or a disk walk on a dead filesystem must not hold the exit up.
-        runtime.shutdown_background();
-        result
-    });
-    match result {
+    match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() || is_newer_state(&error) => {
             complain(&error);
@@ -117,13 +110,42 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+/// What comes before there are threads, and then everything else.
+fn start(cli: Cli) -> anyhow::Result<()> {
     let config = config::load(&cli.config_file)?;
+    let inherited = match &cli.command {
+        Command::Serve => inherited(&config)?,
+        _ => None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let result = runtime.block_on(run(cli, config, inherited));
+    // A statvfs or a disk walk on a dead filesystem must not hold the exit up.
+    runtime.shutdown_background();
+    result
+}
+
+/// The sockets of a socket unit, where the configuration says that there are some.
+fn inherited(config: &Config) -> anyhow::Result<Option<Inherited>> {
+    if !config.access.systemd_socket {
+        return Ok(None);
+    }
+    let inherited = Inherited::take()?;
+    if !inherited.are_loopback() {
+        let message = |why| {
+            format!("`server.systemd_socket`: a socket that systemd has passed is not loopback, and {why}")
+        };
+        config.access.beyond_loopback().map_err(|why| ConfigError::new("the socket unit", message(why)))?;
+    }
+    Ok(Some(inherited))
+}
+
+async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {
     let out = &mut std::io::stdout().lock();
     match cli.command {
         Command::Serve => {
             log::init(&cli.log_level, cli.log_format);
-            serve(config).await
+            serve(config, inherited).await
         }
         Command::CheckConfig => explain::rules(&config, out),
         Command::Simulate { payload } => {
@@ -139,12 +161,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {
     // reqwest takes the process's default provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // First of all: from here on a signal ends it in order, and not wherever it is.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listeners = Listener::bind_all(&config.listen).await?;
+    let listeners = match inherited {
+        Some(inherited) => inherited.listeners()?,
+        None => Listener::bind_all(&config.access.listen).await?,
+    };
     for listener in &listeners {
         tracing::info!(address = listener.local_addr(), "listening");
     }

@@ -2,6 +2,7 @@
 //! useless or dangerous is an error at load, with the file, the line and the cure.
 
 mod file;
+mod server;
 
 use std::{
     collections::HashSet,
@@ -10,15 +11,12 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_host::{
-    config::{ConfigError, Located, PromDuration, Secret},
-    web::ListenAddress,
-};
+use evenkeel_host::config::{ConfigError, Located, PromDuration, Secret};
 
 use self::file::{
-    Auth, BreakerFile, File, NotifyTo, Policy, PolicyLimits, RuleFile, Server, TargetFile, VerifyFile,
-    WebhookTo,
+    BreakerFile, File, NotifyTo, Policy, PolicyLimits, RuleFile, TargetFile, VerifyFile, WebhookTo,
 };
+pub use self::server::Access;
 use crate::{
     actions::{self, Step},
     admission::Restraint,
@@ -33,8 +31,6 @@ use crate::{
 const USAGE_ABOVE: f64 = 0.85;
 /// How long a filesystem must stay below its mark, when `hold` does not say.
 const HOLD: Duration = Duration::from_secs(60);
-/// A shorter token can be guessed.
-const TOKEN_MIN: usize = 16;
 /// A rule's name is part of the names of its reports.
 const NAME_MAX: usize = 64;
 
@@ -43,10 +39,8 @@ const NAME_MAX: usize = 64;
 pub struct Config {
     /// The names under which alerts mean this host.
     pub hosts: Vec<String>,
-    /// Where to listen.
-    pub listen: Vec<ListenAddress>,
-    /// Any of these lets a sender in; none means that `auth: none` was asked for.
-    pub tokens: Vec<Secret>,
+    /// Where to listen, and who is let in.
+    pub access: Access,
     /// Where the state lives.
     pub state_dir: PathBuf,
     /// Who is told.
@@ -97,8 +91,13 @@ struct Checker {
 }
 
 impl Checker {
+    /// An error at a place of this file.
+    fn at<T>(&self, place: &Located<T>, message: impl Into<String>) -> ConfigError {
+        ConfigError::at(&self.origin, place, message)
+    }
+
     fn config(&self, file: File) -> Result<Config, ConfigError> {
-        let (listen, tokens) = self.server(&file.server)?;
+        let access = self.server(&file.server)?;
         let deny = DenyList::with(file.policy.deny_units.clone());
         let mut names = HashSet::new();
         let mut rules = Vec::new();
@@ -114,8 +113,7 @@ impl Checker {
         let receivers = file.notify.into_iter().map(|to| self.receiver(to)).collect::<Result<_, _>>()?;
         Ok(Config {
             hosts: if file.identity.hosts.is_empty() { own_names() } else { file.identity.hosts },
-            listen,
-            tokens,
+            access,
             state_dir: self.base.join(file.state.dir),
             receivers,
             deletion: file.policy.deletion,
@@ -124,68 +122,6 @@ impl Checker {
             limits,
             rules,
         })
-    }
-
-    fn server(&self, server: &Server) -> Result<(Vec<ListenAddress>, Vec<Secret>), ConfigError> {
-        let mut listen = Vec::new();
-        for address in &server.listen {
-            let parsed = address.value.parse::<ListenAddress>().map_err(|error| {
-                ConfigError::at(&self.origin, address, format!("`server.listen`: {error}"))
-            })?;
-            self.stays_here(server, address, &parsed)?;
-            listen.push(parsed);
-        }
-        if listen.is_empty() {
-            listen.push(ListenAddress::Tcp("127.0.0.1:19848".to_owned()));
-        }
-        let mut tokens = Vec::new();
-        for path in &server.bearer_token_files {
-            let token = self.secret("server.bearer_token_files", path)?;
-            if token.expose().len() < TOKEN_MIN {
-                let message = format!(
-                    "`server.bearer_token_files`: the token in {} is shorter than {TOKEN_MIN} characters: write a longer random one into it",
-                    path.value.display()
-                );
-                return Err(ConfigError::at(&self.origin, path, message));
-            }
-            tokens.push(token);
-        }
-        match &server.auth {
-            Some(auth) if auth.value == Auth::None && !tokens.is_empty() => {
-                let message =
-                    "`server`: both `auth: none` and `bearer_token_files` are given: remove one of the two";
-                Err(ConfigError::at(&self.origin, auth, message))
-            }
-            Some(auth) if auth.value == Auth::None => Ok((listen, tokens)),
-            _ if tokens.is_empty() => Err(ConfigError::new(
-                &self.origin,
-                "`server`: nobody is authenticated: name files with tokens under `bearer_token_files`, or say `auth: none` on a loopback address",
-            )),
-            _ => Ok((listen, tokens)),
-        }
-    }
-
-    /// Refuses an address that leaves this machine: there is nothing yet that would protect what crosses a network.
-    fn stays_here(
-        &self,
-        server: &Server,
-        place: &Located<String>,
-        address: &ListenAddress,
-    ) -> Result<(), ConfigError> {
-        if address.is_loopback() {
-            return Ok(());
-        }
-        let open = server.auth.as_ref().is_some_and(|auth| auth.value == Auth::None);
-        let message = if open {
-            format!(
-                "`server.listen`: `auth: none` is for loopback and unix sockets only, and {address} is neither: name files with tokens under `bearer_token_files`, and listen on 127.0.0.1 behind a TLS proxy"
-            )
-        } else {
-            format!(
-                "`server.listen`: {address} is not loopback, and a token must not cross a network in clear: listen on 127.0.0.1 behind a TLS proxy"
-            )
-        };
-        Err(ConfigError::at(&self.origin, place, message))
     }
 
     /// The secret in a file that the configuration names.
@@ -564,7 +500,10 @@ pub(crate) mod tests {
     fn defaults_are_safe() {
         let config = config("{}").unwrap_or_else(|_| config("rules: []\n").unwrap());
         assert_eq!((config.mode, config.deletion), (Mode::Plan, Deletion::None));
-        assert_eq!(config.listen, [ListenAddress::Tcp("127.0.0.1:19848".to_owned())]);
+        assert_eq!(
+            config.access.listen,
+            [evenkeel_host::web::ListenAddress::Tcp("127.0.0.1:19848".to_owned())]
+        );
         assert_eq!(config.limits.class(Class::S2).len(), 3);
         assert!(!config.hosts.is_empty());
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use evenkeel_host::{
     build,
-    web::{self, Limits, Listener, Security},
+    web::{self, Limits, Listener},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,9 +71,10 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
         stop: stop.clone(),
         room: Room::default(),
     };
+    let security = server.security();
     let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();
-    let serving = web::serve(listeners, Limits::default(), Security::default(), handler, stop);
+    let serving = web::serve(listeners, Limits::default(), security, handler, stop);
     let worked = async {
         let result = worker.await;
         // A remediator that accepts alerts and no longer works on them must not live on: systemd starts it again.
@@ -106,7 +107,7 @@ fn greet(config: &Config) {
     if config.rules.is_empty() {
         tracing::warn!("there are no rules: every alert is ignored");
     }
-    if config.tokens.is_empty() {
+    if config.access.open {
         tracing::warn!("auth: none: every user of this machine may post alerts");
     }
     if rustix::process::geteuid().is_root() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use evenkeel_host::{
     config::Secret,
     metrics::Block,
-    web::{BodyError, Caller, Request, Response, exposition::Exposition, read_body, reply},
+    web::{BodyError, Caller, Request, Response, Security, exposition::Exposition, read_body, reply},
 };
 use hyper::{HeaderMap, Method, StatusCode, header};
 use prometheus_client::registry::Registry;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assess::Assessor,
     clock::Clock,
+    config::Access,
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     webhook::{BODY_MAX, Delivery, Meaning},
@@ -70,9 +71,19 @@ pub struct Server {
 }
 
 impl Server {
+    /// TLS and logins as configured; a bearer token stands for a login.
+    pub fn security(&self) -> Security {
+        let config = Arc::clone(&self.assessor.config);
+        let accepts = move |headers: &HeaderMap| authorized(&config.access.tokens, headers);
+        self.assessor.config.access.security.clone().accepting(accepts)
+    }
+
     /// Answers one request.
     pub async fn answer(self, request: Request, caller: Caller) -> Response {
         let path = request.uri().path();
+        if is_stranger(&self.assessor.config.access, &caller) && !caller.peer.is_local() {
+            return unauthorized();
+        }
         match (path.strip_suffix('/').unwrap_or(path), request.method()) {
             ("/api/v1/alerts", _) | ("", &Method::POST) => {
                 let response = self.webhook(request, &caller).await;
@@ -90,11 +101,8 @@ impl Server {
     }
 
     async fn webhook(&self, request: Request, caller: &Caller) -> Response {
-        if !authorized(&self.assessor.config.tokens, request.headers()) {
-            let mut response = reply::text(StatusCode::UNAUTHORIZED, "a valid bearer token is required\n");
-            let challenge = header::HeaderValue::from_static("Bearer realm=\"evenkeel\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-            return response;
+        if is_stranger(&self.assessor.config.access, caller) {
+            return unauthorized();
         }
         if request.method() != Method::POST {
             return reply::method_not_allowed("POST");
@@ -176,7 +184,10 @@ impl Server {
     async fn exposition(&self, headers: &HeaderMap) -> Response {
         let mut registry = Registry::default();
         self.metrics.register(&mut registry);
-        let mut blocks = vec![Arc::new(Block::of_registry(&registry))];
+        let mut blocks = vec![
+            Arc::new(Block::of_registry(&registry)),
+            Arc::new(Block::new(self.assessor.config.access.security.families())),
+        ];
         // Without a look into the journal the counters are true all the same.
         match Arc::clone(&self.room.looks).try_acquire_owned() {
             Err(_) => {
@@ -207,12 +218,15 @@ impl Server {
     }
 }
 
+/// Whether the sender has not shown what would let it in. A stranger on this machine may look; from elsewhere it learns
+/// nothing at all. A client certificate alone is enough only where nothing else is asked for.
+fn is_stranger(access: &Access, caller: &Caller) -> bool {
+    !(access.open || caller.logged_in || (access.tokens.is_empty() && caller.certificate))
+}
+
 /// Whether the request carries one of the tokens. Each is compared in constant time, and all of them, so that the
-/// time says nothing about which or how much of one is right. No tokens means that none are asked for.
+/// time says nothing about which or how much of one is right.
 fn authorized(tokens: &[Secret], headers: &HeaderMap) -> bool {
-    if tokens.is_empty() {
-        return true;
-    }
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = match given.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
@@ -223,6 +237,13 @@ fn authorized(tokens: &[Secret], headers: &HeaderMap) -> bool {
         .map(|token| token.expose().as_bytes().ct_eq(given.as_bytes()))
         .fold(subtle::Choice::from(0), |any, one| any | one)
         .into()
+}
+
+fn unauthorized() -> Response {
+    let mut response = reply::text(StatusCode::UNAUTHORIZED, "a valid bearer token is required\n");
+    let challenge = header::HeaderValue::from_static("Bearer realm=\"evenkeel\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -240,6 +261,8 @@ const LANDING: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>e
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_host::web::Peer;
+
     use super::*;
 
     #[test]
@@ -263,5 +286,30 @@ mod tests {
             assert!(!with(bad), "{bad:?}");
         }
         assert!(!authorized(&tokens, &HeaderMap::new()));
+        assert!(!authorized(&[], &HeaderMap::new()), "without tokens none is right");
+    }
+
+    #[test]
+    fn strangers_are_those_who_have_shown_nothing() {
+        let access = |open, tokens: &[&str]| Access {
+            listen: Vec::new(),
+            systemd_socket: false,
+            security: Security::default(),
+            tokens: tokens.iter().map(|token| Secret::new(*token)).collect(),
+            open,
+        };
+        let (open, certified) = (access(true, &[]), access(false, &[]));
+        let tokens = access(false, &["0123456789abcdef"]);
+        for (access, logged_in, certificate, stranger) in [
+            (&open, false, false, false),
+            (&tokens, false, false, true),
+            (&tokens, true, false, false),
+            (&tokens, false, true, true),
+            (&certified, false, true, false),
+            (&certified, false, false, true),
+        ] {
+            let caller = Caller { peer: Peer::Unix { uid: None }, logged_in, certificate };
+            assert_eq!(is_stranger(access, &caller), stranger, "{access:?} {caller:?}");
+        }
     }
 }

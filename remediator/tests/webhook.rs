@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_host::web::{self, Limits, Listener, Security};
+use evenkeel_host::web::{self, Limits, Listener};
 use evenkeel_remediator::{
     assess::Assessor,
     clock::Clock,
@@ -117,7 +117,7 @@ impl Receiver {
         let running = tokio::spawn(web::serve(
             vec![listener],
             Limits::default(),
-            Security::default(),
+            server.security(),
             answer,
             stop.clone(),
         ));

@@ -39,6 +39,8 @@ pub(super) struct Identity {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Server {
     pub(super) listen: Vec<Located<String>>,
+    pub(super) systemd_socket: bool,
+    pub(super) web_config_file: Option<Located<PathBuf>>,
     pub(super) bearer_token_files: Vec<Located<PathBuf>>,
     pub(super) auth: Option<Located<Auth>>,
 }

@@ -19,6 +19,7 @@ mod metrics;
 mod plan;
 mod second_disk;
 mod shared;
+mod sockets;
 mod truth;
 mod unit;
 mod up;
@@ -51,6 +52,7 @@ fn main() {
         duplicates::trials(),
         up::trials(),
         exported_units::trials(),
+        sockets::trials(),
         metrics::trials(),
         full_disk::trials(),
         itself::trials(),

@@ -49,6 +49,7 @@ async fn metrics_are_those_on_the_list() -> Result<()> {
     let port = free_port()?;
     let config = dir.join("remediator.yml");
     fs::write(&config, REMEDIATOR.replace("PORT", &port.to_string()))?;
+    fs::write(dir.join("web.yml"), "http_server_config: {headers: {X-Frame-Options: deny}}\n")?;
     let remediator = Remediator::start(&dir, port, &config, &around).await?;
     // One alert that is repaired, one that means nothing here: each counter counts something.
     let alert = |labels| json!({"status": "firing", "labels": labels});
@@ -87,7 +88,7 @@ async fn metrics_are_those_on_the_list() -> Result<()> {
 /// A rule that acts on one unit of this test.
 const REMEDIATOR: &str = r#"
 identity: {hosts: [lab]}
-server: {auth: none, listen: ["127.0.0.1:PORT"]}
+server: {auth: none, listen: ["127.0.0.1:PORT"], web_config_file: web.yml}
 state: {dir: state}
 policy: {mode: auto}
 rules:
