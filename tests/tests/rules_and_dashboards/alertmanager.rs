@@ -269,7 +269,7 @@ fn the_webhook_is_the_remediators() {
     else {
         panic!("one webhook")
     };
-    let listen = remediator::shipped().listen[0].to_string();
+    let listen = remediator::shipped().access.listen[0].to_string();
     assert_eq!(webhook.url, format!("http://{listen}/api/v1/alerts"));
     assert!(webhook.send_resolved && !webhook.http_config.follow_redirects);
     let authorization = &webhook.http_config.authorization;
@@ -295,7 +295,7 @@ fn prometheus_scrapes_what_the_rules_are_about() {
         let found = prometheus.scrape_configs.iter().find(|job| job.job_name == name);
         found.unwrap_or_else(|| panic!("no job {name}")).static_configs[0].targets[0].clone()
     };
-    assert_eq!(job("evenkeel-remediator"), remediator::shipped().listen[0].to_string());
+    assert_eq!(job("evenkeel-remediator"), remediator::shipped().access.listen[0].to_string());
     assert_eq!(job("evenkeel-exporter"), "127.0.0.1:19847");
     assert_eq!(job("alertmanager"), "127.0.0.1:9093");
     assert_eq!(job("prometheus"), "127.0.0.1:9090");
