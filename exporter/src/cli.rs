@@ -69,7 +69,7 @@ impl Arguments {
 }
 
 /// Publishes the truth about this host for Prometheus: systemd units, Docker containers and disk usage, filesystems,
-/// Redis. It only looks and never changes the host.
+/// Redis, the journal's size, memory and load. It only looks and never changes the host.
 #[derive(Debug, Parser)]
 #[command(name = "evenkeel-exporter", group = ArgGroup::new("files").args(["config", "web_config"]).multiple(true))]
 struct Flags {

@@ -266,6 +266,38 @@ fn it_serves_until_a_signal_and_exits_with_0() {
 }
 
 #[test]
+fn a_password_is_in_no_label_and_no_log() {
+    // Servers and proxies repeat what they do not understand.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("accepted");
+            let mut bytes = [0; 1024];
+            let length = stream.read(&mut bytes).expect("read");
+            let said = String::from_utf8_lossy(&bytes[..length]).replace("\r\n", " ");
+            // The probe may have closed already.
+            let _ = write!(stream, "-ERR unknown command {said}\r\n$30\r\nredis_version:1\r\nos:{said}\r\n");
+        }
+    });
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (password, file) = (dir.path().join("redis.pass"), dir.path().join("exporter.yml"));
+    std::fs::write(&password, "hunter2-secret\n").expect("written");
+    let (password, url) = (password.display(), format!("redis://127.0.0.1:{port}"));
+    let yaml = format!("redis: [{{name: a, url: '{url}', username: u, password_file: {password}}}]\n");
+    std::fs::write(&file, yaml).expect("written");
+    let config = format!("--config.file={}", file.display());
+    let running = Running::start(&[&config, "--collector.redis", "--log.level=trace"]);
+    let metrics = running.get("/metrics");
+    assert!(metrics.contains("redis_probe_failure{redis=\"a\",reason=\"auth\"} 1"), "{metrics}");
+    let page = running.get("/");
+    let (_, log) = running.stop(Signal::TERM);
+    for text in [metrics, page, log] {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn what_is_risky_is_said_at_the_start() {
     let running = Running::start(&[]);
     let (_, log) = running.stop(Signal::TERM);

@@ -10,6 +10,7 @@ pub mod docker;
 pub mod filesystem;
 pub mod journal;
 pub mod log;
+pub mod machine;
 pub mod metrics;
 pub mod redis;
 pub mod systemd;

@@ -5,6 +5,7 @@
 mod block;
 mod classic;
 pub mod gzip;
+mod process;
 #[cfg(any(test, feature = "read-back"))]
 mod read_back;
 
@@ -15,9 +16,11 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-pub use self::block::{Block, Format};
+pub use self::{
+    block::{Block, Format},
+    process::process,
+};
 
 /// All samples of one metric name.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,56 +110,5 @@ fn write(encoder: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> Result<(), 
     match kind {
         Kind::Gauge => encoder.encode_gauge(&value),
         Kind::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
-    }
-}
-
-/// The standard `process_*` metrics of this process.
-pub fn process() -> Vec<Family> {
-    let Ok(mut system) = System::new() else { return Vec::new() };
-    let pid = Pid::from_u32(std::process::id());
-    let wanted = ProcessRefreshKind::nothing().with_memory().with_cpu();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
-    let Some(process) = system.process(pid) else { return Vec::new() };
-
-    let mut families = vec![
-        Family::counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
-            .with(&[], process.accumulated_cpu_time() as f64 / 1000.0),
-        Family::gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.")
-            .with(&[], process.start_time() as f64),
-        Family::gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
-            .with(&[], process.memory() as f64),
-        Family::gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
-            .with(&[], process.virtual_memory() as f64),
-    ];
-    if let Some(open) = process.open_files() {
-        let family = Family::gauge("process_open_fds", "Number of open file descriptors.");
-        families.push(family.with(&[], open as f64));
-    }
-    if let Some(limit) = process.open_files_limit() {
-        let family = Family::gauge("process_max_fds", "Maximum number of open file descriptors.");
-        families.push(family.with(&[], limit as f64));
-    }
-    families
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_process_is_described() {
-        let families = process();
-        let value = |name: &str| {
-            let family = families.iter().find(|family| family.name == name).expect(name);
-            family.samples[0].value
-        };
-        assert!(value("process_resident_memory_bytes") > 1e6);
-        assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
-        assert!(value("process_open_fds") >= 3.0);
-        assert!(value("process_max_fds") >= value("process_open_fds"));
-        assert!(value("process_cpu_seconds_total") >= 0.0);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        let age = now.as_secs_f64() - value("process_start_time_seconds");
-        assert!((-2.0..3600.0).contains(&age), "{age}");
     }
 }

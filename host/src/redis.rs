@@ -11,7 +11,6 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -38,8 +37,9 @@ use crate::config::Secret;
 /// The time that one probe takes at most, unless the caller says otherwise.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(3);
 
-/// Everything a server may say in one probe. `INFO` is some 6 KB.
-const ANSWER_LIMIT: u64 = 1 << 20;
+/// Everything a server may say in one probe. `INFO` is some 6 KB, and some 100 bytes more for each replica and each
+/// database in use.
+const ANSWER_LIMIT: u64 = 256 << 10;
 
 /// Where Redis listens when nobody configured it.
 const DEFAULT_ADDRESS: (&str, u16) = ("127.0.0.1", 6379);
@@ -176,9 +176,14 @@ impl Failure {
 pub struct Info(BTreeMap<String, String>);
 
 impl Info {
-    /// One field, if it is there and of this type.
-    pub fn get<T: FromStr>(&self, key: &str) -> Option<T> {
-        self.0.get(key)?.parse().ok()
+    /// One field, if it is there.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// All of them, in the order of their names.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Reads the text of an answer; `# Section` lines and what is no `key:value` are passed over.
@@ -367,7 +372,7 @@ async fn info(redis: &mut MultiplexedConnection, end: Instant, seen: &mut Probe)
         within(end, Failure::ResponseTimeout, redis::cmd("INFO").query_async::<Vec<u8>>(redis)).await?;
     let text = answer.map_err(|error| reply_failure(&error))?;
     let info = Info::parse(&String::from_utf8_lossy(&text));
-    if info.get::<String>("redis_version").is_none() {
+    if info.get("redis_version").is_none() {
         return Err(Failure::Protocol);
     }
     seen.info = Some(info);
@@ -492,10 +497,12 @@ mod tests {
         let info = Info::parse(
             "# Server\r\nredis_version:7.0.15\r\n\r\nuptime_in_seconds:12\r\nos:Linux a:b\r\nnonsense\r\n:\r\n",
         );
-        assert_eq!(info.get::<String>("redis_version").as_deref(), Some("7.0.15"));
-        assert_eq!(info.get::<u64>("uptime_in_seconds"), Some(12));
-        assert_eq!(info.get::<u64>("redis_version"), None);
-        assert_eq!(info.get::<String>("os").as_deref(), Some("Linux a:b"));
-        assert_eq!(info.get::<String>("nonsense"), None);
+        assert_eq!(info.get("redis_version"), Some("7.0.15"));
+        assert_eq!(info.get("os"), Some("Linux a:b"));
+        assert_eq!(info.get("nonsense"), None);
+        assert_eq!(
+            info.fields().map(|(key, _)| key).collect::<Vec<_>>(),
+            ["", "os", "redis_version", "uptime_in_seconds"]
+        );
     }
 }

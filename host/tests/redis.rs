@@ -41,10 +41,11 @@ where
 }
 
 /// Answers every command by `answer`, given the command's words.
-async fn answer<S, F>(stream: S, answer: F) -> io::Result<()>
+async fn answer<S, F, R>(stream: S, answer: F) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(&[String]) -> String,
+    F: Fn(&[String]) -> R,
+    R: AsRef<[u8]>,
 {
     let mut stream = BufReader::new(stream);
     loop {
@@ -63,7 +64,7 @@ where
             word.truncate(length);
             words.push(String::from_utf8(word).map_err(io::Error::other)?);
         }
-        stream.write_all(answer(&words).as_bytes()).await?;
+        stream.write_all(answer(&words).as_ref()).await?;
         stream.flush().await?;
     }
 }
@@ -98,7 +99,7 @@ fn assert_down(seen: &Probe, failure: Failure) {
 async fn a_healthy_server_is_up_and_ready() {
     let seen = probe_url(&server(|stream| answer(stream, healthy)).await, AMPLE).await;
     assert_eq!((seen.up, seen.ready, seen.failure), (true, true, None));
-    assert_eq!(seen.info.unwrap().get::<u64>("used_memory"), Some(1000));
+    assert_eq!(seen.info.unwrap().get("used_memory"), Some("1000"));
     assert!(seen.connect.is_some() && seen.ping.is_some());
 }
 
@@ -208,6 +209,70 @@ async fn replies_are_told_apart() {
         let seen = probe_url(&url, AMPLE).await;
         assert_eq!((seen.up, seen.ready, seen.failure), (false, false, Some(failure)), "{reply}");
     }
+}
+
+/// A server that answers everything well but this command.
+async fn but(command: &'static str, reply: impl Into<Vec<u8>>) -> String {
+    let reply = reply.into();
+    server(move |stream| {
+        let reply = reply.clone();
+        answer(
+            stream,
+            move |words| {
+                if words[0] == command { reply.clone() } else { healthy(words).into_bytes() }
+            },
+        )
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_refuses_ping_but_answers_info_is_up_and_not_ready() {
+    for (reply, failure) in [
+        ("-MISCONF Redis is configured to save RDB snapshots", Failure::ErrorReply),
+        ("-MASTERDOWN Link with MASTER is down", Failure::ErrorReply),
+        ("-NOPERM this user has no permissions to run the 'ping' command", Failure::Auth),
+        ("+PANG", Failure::Protocol),
+        (":1", Failure::Protocol),
+    ] {
+        let seen = probe_url(&but("PING", format!("{reply}\r\n")).await, AMPLE).await;
+        assert_eq!((seen.up, seen.ready, seen.failure), (true, false, Some(failure)), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn an_info_of_another_type_is_not_up() {
+    for (reply, failure) in [
+        ("-NOPERM this user has no permissions to run the 'info' command\r\n", Failure::Auth),
+        (":5\r\n", Failure::Protocol),
+        ("+OK\r\n", Failure::Protocol),
+        ("$-1\r\n", Failure::Protocol),
+        ("*-1\r\n", Failure::Protocol),
+        ("*2\r\n:1\r\n:2\r\n", Failure::Protocol),
+        ("%1\r\n+a\r\n+b\r\n", Failure::Protocol),
+        ("$-7\r\n", Failure::Protocol),
+        ("$99999999999999999999\r\n", Failure::Protocol),
+        ("$4\r\nab\r\nc", Failure::Protocol),
+    ] {
+        let seen = probe_url(&but("INFO", reply).await, AMPLE).await;
+        assert_eq!((seen.up, seen.ready, seen.failure), (false, true, Some(failure)), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_info_that_is_not_utf8_is_read_as_far_as_it_is() {
+    let mut info = b"redis_version:7.0.15\r\nos:\xff\xfe\r\nused_memory:5\r\n".to_vec();
+    let mut reply = format!("${}\r\n", info.len()).into_bytes();
+    reply.append(&mut info);
+    reply.extend(b"\r\n");
+    let info = probe_url(&but("INFO", reply).await, AMPLE).await.info.unwrap();
+    assert_eq!((info.get("os"), info.get("used_memory")), (Some("\u{fffd}\u{fffd}"), Some("5")));
+}
+
+#[tokio::test]
+async fn answers_within_answers_do_not_end_the_process() {
+    let seen = probe_url(&but("PING", "*1\r\n".repeat(20_000)).await, AMPLE).await;
+    assert_eq!((seen.ready, seen.failure), (false, Some(Failure::Protocol)));
 }
 
 #[tokio::test]

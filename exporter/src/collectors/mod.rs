@@ -4,6 +4,8 @@
 pub mod docker;
 pub mod docker_disk;
 pub mod filesystem;
+pub mod host;
+pub mod journal;
 pub mod redis;
 pub mod systemd;
 
@@ -57,6 +59,8 @@ pub const ALL: &[Entry] = &[
         name: redis::NAME,
         build: |options, _| Arc::new(redis::RedisCollector::new(&options.config.redis)),
     },
+    Entry { name: journal::NAME, build: |_, _| Arc::new(journal::JournalCollector::new()) },
+    Entry { name: host::NAME, build: |_, _| Arc::new(host::HostCollector::new()) },
 ];
 
 /// The flags that belong to one collector each.
