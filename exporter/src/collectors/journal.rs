@@ -126,7 +126,7 @@ mod tests {
             let bytes = journal(&root.path().join(folder));
             let Ok(Look::Seen(blocks)) = look(root.path()).await else { panic!("not seen") };
             let families = blocks[0].read_back();
-            assert_eq!((families[0].name.as_ref(), families[0].samples.len()), ("systemd_journal_bytes", 1));
+            assert_eq!((families[0].name, families[0].samples.len()), ("systemd_journal_bytes", 1));
             assert!((families[0].samples[0].value - (bytes * places) as f64).abs() < 0.5, "{families:?}");
         }
     }
