@@ -4,7 +4,7 @@
 #
 #   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
 #   tests/fetch-tools.sh up             Prometheus and Alertmanager
-#   tests/fetch-tools.sh lab            these, Docker, Redis, busybox and the systemd image
+#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, Docker, Redis, busybox, the systemd image
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
 #
 # What the machine has is used from where it is. The rest is downloaded with apt and unpacked, not
@@ -233,6 +233,20 @@ bundle_redis() {
     fetch redis-server usr/bin/redis-server redis-server redis-tools
 }
 
+# To be compared with: what our series say must be what theirs say.
+bundle_exporters() {
+    local name
+    for name in node_exporter redis_exporter; do
+        if have "$name" && runs "$name"; then
+            from_machine "$name" "$name"
+        elif have "prometheus-${name/_/-}"; then
+            from_machine "$name" "prometheus-${name/_/-}"
+        else
+            fetch "$name" "usr/bin/prometheus-${name/_/-}" "prometheus-${name/_/-}"
+        fi
+    done
+}
+
 bundle_busybox() {
     if have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; then
         from_machine busybox busybox
@@ -252,6 +266,7 @@ programs_of() {
     alertmanager) echo alertmanager amtool ;;
     engine) echo dockerd docker containerd containerd-shim-runc-v2 runc ;;
     redis) echo redis-server ;;
+    exporters) echo node_exporter redis_exporter ;;
     busybox) echo busybox ;;
     esac
 }
@@ -416,7 +431,7 @@ up) provide prometheus alertmanager ;;
 lab)
     have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
     have mkfs.ext4 || install mkfs.ext4 e2fsprogs
-    provide prometheus alertmanager engine redis busybox
+    provide prometheus alertmanager engine redis exporters busybox
     release=$(default_release)
     image "$release"
     ln -sfn "systemd-$release.tar" "$images/systemd.tar"

@@ -58,11 +58,20 @@ impl Exporter {
     /// When it does not answer within 20 s.
     pub async fn start(dir: &Path, port: u16, config: Option<&Path>, around: &Surroundings) -> Result<Self> {
         let mut command = tools::command(built("evenkeel-exporter")?);
-        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         if let Some(config) = config {
             command.arg(format!("--config.file={}", config.display()));
         }
         around.apply(&mut command);
+        Self::start_as(dir, port, command).await
+    }
+
+    /// The same by a command that lacks only the address to listen on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer within 20 s.
+    pub async fn start_as(dir: &Path, port: u16, mut command: Command) -> Result<Self> {
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let mut process = Process::start("exporter", dir, command)?;
         answers("the exporter", &mut process, port).await?;
         Ok(Self { process, port })

@@ -17,6 +17,15 @@ pub struct Sample {
     pub value: f64,
 }
 
+/// What a text says of one metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Description<'a> {
+    /// `gauge`, `counter` …
+    pub kind: &'a str,
+    /// In words.
+    pub help: &'a str,
+}
+
 impl Exposition {
     /// Reads a scrape; what is no sample is passed over.
     #[must_use]
@@ -43,6 +52,25 @@ impl Exposition {
     #[must_use]
     pub fn names(&self) -> BTreeSet<&str> {
         self.0.iter().map(|sample| sample.name.as_str()).collect()
+    }
+
+    /// What the text says of each metric: its type and its help, by name.
+    #[must_use]
+    pub fn descriptions(text: &str) -> BTreeMap<&str, Description<'_>> {
+        let mut found = BTreeMap::<&str, Description<'_>>::new();
+        for line in text.lines() {
+            let Some((kind, rest)) = line.strip_prefix("# ").and_then(|line| line.split_once(' ')) else {
+                continue;
+            };
+            let Some((name, said)) = rest.split_once(' ') else { continue };
+            let description = found.entry(name).or_default();
+            match kind {
+                "TYPE" => description.kind = said,
+                "HELP" => description.help = said,
+                _ => {}
+            }
+        }
+        found
     }
 
     /// The value of the first sample of `name` that carries all these labels.

@@ -16,6 +16,7 @@ mod hang;
 mod held_back;
 mod itself;
 mod metrics;
+mod parity;
 mod plan;
 mod second_disk;
 mod shared;
@@ -54,6 +55,7 @@ fn main() {
         exported_units::trials(),
         sockets::trials(),
         metrics::trials(),
+        parity::trials(),
         full_disk::trials(),
         itself::trials(),
     ];

@@ -14,7 +14,7 @@ const MOST_DATABASES: usize = 256;
 
 /// `INFO` fields that are published as they are: the field, the metric, which is a counter when its name says so, and
 /// its help.
-const FIELDS: [(&str, &str, &str); 34] = [
+const FIELDS: [(&str, &str, &str); 33] = [
     ("uptime_in_seconds", "redis_uptime_in_seconds", "Seconds since Redis was started."),
     ("connected_clients", "redis_connected_clients", "Connected clients, replicas not counted."),
     ("blocked_clients", "redis_blocked_clients", "Clients that wait in a blocking call."),
@@ -34,11 +34,6 @@ const FIELDS: [(&str, &str, &str); 34] = [
     ("rdb_bgsave_in_progress", "redis_rdb_bgsave_in_progress", "Whether a snapshot is being written."),
     ("rdb_last_save_time", "redis_rdb_last_save_timestamp_seconds", "When the last snapshot was written."),
     ("rdb_last_bgsave_status", "redis_rdb_last_bgsave_status", "Whether the last snapshot succeeded."),
-    (
-        "rdb_last_bgsave_time_sec",
-        "redis_rdb_last_bgsave_duration_sec",
-        "How many seconds the last snapshot took; -1 for none yet.",
-    ),
     ("aof_enabled", "redis_aof_enabled", "Whether Redis writes an append-only file."),
     (
         "aof_rewrite_in_progress",
