@@ -218,7 +218,7 @@ async fn redis_is_redis_exporters() -> Result<()> {
             compared.insert(metric);
         }
         let of_replicas = if name == "second" { 3 } else { 0 };
-        ensure!(compared.len() >= 37 + of_replicas, "only {} compared: {compared:?}", compared.len());
+        ensure!(compared.len() >= 36 + of_replicas, "only {} compared: {compared:?}", compared.len());
     }
     Ok(())
 }
