@@ -1,69 +1,203 @@
-//! What the two binaries cost, measured in the lab: `make bench`, or
-//! `cargo bench -p evenkeel-tests --features lab` after `cargo build --release --workspace`.
+//! What the two binaries cost, measured in the lab beside the least that is possible and beside the peers that Debian
+//! packages: `make bench`, one part of it with `make bench ARGS=systemd`, in a hurry with `BENCH=quick`.
 //!
-//! Prints one Markdown table. Times depend on the machine; the counts of calls do not.
+//! Prints one Markdown table. Times depend on the machine, their ratios within one run hardly do.
 
 // The lab's purpose is to start other programs; the ban is for the two product binaries.
 #![allow(clippy::disallowed_types)]
 
+mod client;
+mod cpu;
+mod docker;
+mod filesystem;
+mod floors;
+mod period;
+mod program;
 mod proxy;
-mod scrape;
+mod redis;
+mod systemd;
+mod table;
+mod units;
 mod webhook;
+mod whole;
 
-use std::{fs, time::Duration};
+use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context, Result};
-use evenkeel_tests::namespace::{self, World};
+use anyhow::{Result, ensure};
+use evenkeel_tests::{
+    engine::{Engine, Options},
+    namespace::{self, World},
+};
 
-/// One row of the table: what, and the figure with its unit.
-pub(crate) type Row = (String, String);
+use crate::{docker::Containers, filesystem::Mounts, redis::Redis, systemd::Host, table::Row, whole::Whole};
+
+/// What `ARGS` may name.
+const PARTS: [&str; 10] = [
+    "systemd",
+    "docker",
+    "filesystem",
+    "redis",
+    "storms",
+    "memory",
+    "stalls",
+    "changes",
+    "start",
+    "remediator",
+];
+
+/// Those that one exporter with everything to look at is needed for.
+const WHOLE: [&str; 5] = ["storms", "memory", "stalls", "changes", "start"];
 
 fn main() -> Result<()> {
+    // Cargo adds a flag of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if arguments.iter().any(|argument| argument == floors::FILESYSTEMS) {
+        println!("{}", floors::filesystems(200)?);
+        return Ok(());
+    }
+    for argument in &arguments {
+        ensure!(PARTS.contains(&argument.as_str()), "no part `{argument}`, only: {}", PARTS.join(" "));
+    }
     let lifeline = namespace::enter(World::Lab)?;
     std::thread::spawn(|| {
         lifeline.wait();
         std::process::exit(130);
     });
+    let parts = Parts(arguments);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let rows = runtime.block_on(async {
-        let mut rows = scrape::measure().await?;
-        rows.extend(webhook::measure().await?);
-        anyhow::Ok(rows)
-    })?;
-    println!("| What | Measured |\n|---|---|");
-    for (what, figure) in rows {
-        println!("| {what} | {figure} |");
-    }
+    let rows = runtime.block_on(run(&parts))?;
+    let period = period::length().as_secs();
+    println!("{}", table::table(&rows));
+    println!(
+        "CPU per scrape: over {period} s with a scrape every 15 s, less what is used without the exporter."
+    );
     Ok(())
 }
 
-/// The `q`-quantile of some durations, in milliseconds.
-pub(crate) fn quantile(durations: &mut [Duration], q: f64) -> f64 {
-    durations.sort_unstable();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    let position = ((durations.len() as f64 * q).ceil() as usize).clamp(1, durations.len()) - 1;
-    durations[position].as_secs_f64() * 1000.0
+/// What was asked for; nothing means everything.
+struct Parts(Vec<String>);
+
+impl Parts {
+    fn has(&self, part: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|named| named == part)
+    }
+
+    fn has_one_of(&self, parts: &[&str]) -> bool {
+        parts.iter().any(|part| self.has(part))
+    }
 }
 
-/// User and system CPU of a process so far, in milliseconds (proc(5), stat; 100 ticks a second).
-pub(crate) fn cpu_ms(pid: u32) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the name in parentheses and may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field).context("too short")?.parse::<u64>().context("no number");
-    Ok((ticks(11)? + ticks(12)?) * 10)
+async fn run(parts: &Parts) -> Result<Vec<Row>> {
+    let begun = Instant::now();
+    let step = |what: &str| eprintln!("{:4} s  {what}", begun.elapsed().as_secs());
+    step("mounts, hosts and containers");
+    let place = Place::make(parts).await?;
+    step("CPU per scrape: one period without exporters, one with them");
+    let mut rows = place.costs().await?;
+    if let Some(whole) = place.whole().await? {
+        for part in WHOLE {
+            if parts.has(part) {
+                step(part);
+                rows.extend(match part {
+                    "storms" => whole.storms().await?,
+                    "memory" => whole.memory().await?,
+                    "stalls" => whole.stalls().await?,
+                    "changes" => whole.changes().await?,
+                    _ => whole.start().await?,
+                });
+            }
+        }
+    }
+    if parts.has("remediator") {
+        step("remediator");
+        rows.extend(webhook::measure().await?);
+    }
+    step("done");
+    Ok(rows)
 }
 
-/// A field of /proc/PID/status in MiB: `VmRSS` now, `VmHWM` at most so far.
-pub(crate) fn memory_mib(pid: u32, field: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-    Ok(kib / 1024.0)
+/// What is measured.
+struct Place {
+    mounts: Vec<Mounts>,
+    hosts: Vec<Arc<Host>>,
+    containers: Vec<Arc<Containers>>,
+    redis: Option<Redis>,
+    costs_of: CostsOf,
+    is_whole: bool,
 }
 
-/// The size of a built binary in MiB.
-pub(crate) fn size_mib(name: &str) -> Result<f64> {
-    #[expect(clippy::cast_precision_loss)]
-    Ok(fs::metadata(evenkeel_tests::binaries::built(name)?)?.len() as f64 / 1_048_576.0)
+struct CostsOf {
+    systemd: bool,
+    docker: bool,
+}
+
+impl Place {
+    async fn make(parts: &Parts) -> Result<Self> {
+        // Before anything else mounts.
+        let mounts = if parts.has("filesystem") { Mounts::all()? } else { Vec::new() };
+        let is_whole = parts.has_one_of(&WHOLE);
+        let costs_of = CostsOf { systemd: parts.has("systemd"), docker: parts.has("docker") };
+        let mut hosts = Vec::new();
+        if costs_of.systemd || is_whole {
+            // An engine of their own, so that no other is kept busy by them.
+            let engine = Arc::new(Engine::start(Options { disk_mib: 3000, ..Options::default() }).await?);
+            let sizes = systemd::SIZES.iter().filter(|size| costs_of.systemd || size.0 == systemd::MIDDLE);
+            for &(units, goal) in sizes {
+                hosts.push(Arc::new(Host::start(&engine, units, goal).await?));
+            }
+        }
+        let mut containers = Vec::new();
+        for count in docker::COUNTS {
+            if costs_of.docker || (is_whole && count == docker::MANY) {
+                containers.push(Arc::new(Containers::start(count).await?));
+            }
+        }
+        let redis = if parts.has("redis") { Some(Redis::start().await?) } else { None };
+        Ok(Self { mounts, hosts, containers, redis, costs_of, is_whole })
+    }
+
+    /// All periods at the same time, then what each is compared with.
+    async fn costs(&self) -> Result<Vec<Row>> {
+        let hosts = if self.costs_of.systemd { &self.hosts[..] } else { &[] };
+        let containers = if self.costs_of.docker { &self.containers[..] } else { &[] };
+        let mut stations = Vec::new();
+        stations.extend(hosts.iter().map(|host| host.station()));
+        stations.extend(containers.iter().map(|containers| containers.station()));
+        stations.extend(self.mounts.iter().map(Mounts::station));
+        if let Some(redis) = &self.redis {
+            stations.push(redis.station()?);
+        }
+        if stations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut measured = period::measure(&stations).await?.into_iter();
+        let mut rows = Vec::new();
+        for (host, measured) in hosts.iter().zip(&mut measured) {
+            rows.extend(host.rows(measured).await?);
+        }
+        for (containers, measured) in containers.iter().zip(&mut measured) {
+            rows.extend(containers.rows(measured).await?);
+        }
+        for (mounts, measured) in self.mounts.iter().zip(&mut measured) {
+            rows.extend(mounts.rows(measured).await?);
+        }
+        for (redis, measured) in self.redis.iter().zip(&mut measured) {
+            rows.extend(redis.rows(measured).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn whole(&self) -> Result<Option<Whole>> {
+        if !self.is_whole {
+            return Ok(None);
+        }
+        let host = self.hosts.iter().find(|host| host.units == systemd::MIDDLE);
+        let containers = self.containers.last();
+        match (host, containers) {
+            (Some(host), Some(containers)) => {
+                Ok(Some(Whole::new(Arc::clone(host), Arc::clone(containers)).await?))
+            }
+            _ => Ok(None),
+        }
+    }
 }

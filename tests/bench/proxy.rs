@@ -6,12 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
+};
+
+use crate::{
+    client::{Client, Coding},
+    period,
+    program::{Program, Setting},
 };
 
 /// What is counted in the bytes towards the server.
@@ -52,6 +59,24 @@ impl Proxy {
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
+}
+
+/// How many calls one scrape makes, of those that come through `proxy`, once everything is known.
+pub(crate) async fn calls_per_scrape(proxy: &Proxy, setting: &Setting) -> Result<f64> {
+    const SCRAPES: u32 = 30;
+    let program = Program::evenkeel(setting).await?;
+    period::settle(&program).await?;
+    let mut client = Client::connect(program.port, Coding::Gzip).await?;
+    let mut inside = 0;
+    for _ in 0..SCRAPES {
+        let before = proxy.calls();
+        client.scrape().await?;
+        inside += proxy.calls() - before;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    #[expect(clippy::cast_precision_loss)]
+    let each = inside as f64 / f64::from(SCRAPES);
+    Ok(each)
 }
 
 async fn forward(client: UnixStream, server: PathBuf, protocol: Protocol, calls: Arc<AtomicU64>) {

@@ -14,7 +14,10 @@ use evenkeel_tests::{
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use crate::{Row, memory_mib, quantile, size_mib};
+use crate::{
+    program::{memory_mib, size_mib},
+    table::{Row, quantile},
+};
 
 /// Connections that post at the same time, each one delivery after the other.
 const SENDERS: usize = 8;
@@ -39,23 +42,21 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let remediator = Remediator::start(&dir, port, &config, &nowhere).await?;
     let url = format!("{}/api/v1/alerts", remediator.url());
     let pid = remediator.process().id();
-    let mut rows = vec![(
-        "Remediator resident memory, idle".to_owned(),
-        format!("{:.1} MiB", memory_mib(pid, "VmRSS")?),
-    )];
+    let idle = format!("{:.1} MiB", memory_mib(pid, "VmRSS")?);
+    let mut rows = vec![Row::new("Remediator resident memory, idle", idle)];
     for (alerts, deliveries) in [(1, 500), (100, 100)] {
         let (rate, p99) = load(&url, alerts, deliveries).await?;
         let what = format!("Deliveries accepted durably, {alerts} alert(s) each, {SENDERS} senders");
-        rows.push((what, format!("{rate:.0}/s, p99 {p99:.1} ms")));
+        rows.push(Row::new(what, format!("{rate:.0}/s, p99 {p99:.1} ms")));
     }
     let body = delivery(0, 10_000).to_string();
     let start = Instant::now();
     post(&http::client()?, &url, &body).await?;
-    rows.push((
+    rows.push(Row::new(
         format!("One delivery of 10,000 alerts ({:.1} MB)", body.len() as f64 / 1e6),
         format!("{} ms, {:.0} MiB at most", start.elapsed().as_millis(), memory_mib(pid, "VmHWM")?),
     ));
-    rows.push(("Remediator binary".to_owned(), format!("{:.1} MiB", size_mib("evenkeel-remediator")?)));
+    rows.push(Row::new("Remediator binary", format!("{:.1} MiB", size_mib("evenkeel-remediator")?)));
     Ok(rows)
 }
 

@@ -121,6 +121,12 @@ impl Engine {
         self.dir.join("docker.sock")
     }
 
+    /// The processes of dockerd and containerd.
+    #[must_use]
+    pub fn daemons(&self) -> [u32; 2] {
+        [self.dockerd.id(), self.containerd.id()]
+    }
+
     /// Stops dockerd from running until the guard is dropped: its socket still accepts connections.
     ///
     /// # Errors

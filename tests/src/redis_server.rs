@@ -81,6 +81,12 @@ impl RedisServer {
         ask(self.port, command).await
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Stops it from running until the guard is dropped: it still accepts connections then.
     ///
     /// # Errors

@@ -176,6 +176,15 @@ impl SystemdHost {
         Ok(self.engine.inspect(&self.name, "{{.State.Pid}}").await?.parse()?)
     }
 
+    /// The processes of systemd and dbus-daemon, as the lab's own processes see them.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be found.
+    pub async fn daemons(&self) -> Result<[u32; 2]> {
+        Ok([self.pid().await?, self.bus_process().await?])
+    }
+
     /// Stops the host's dbus-daemon from running until the guard is dropped.
     ///
     /// # Errors
