@@ -88,12 +88,12 @@ lab-test: ## the lab's tests only; ARGS=NAME for those named so
 ##@ Measure
 
 .PHONY: bench
-bench: ## what the two binaries cost: release build, then a table (10 minutes)
+bench: ## what the two binaries cost, beside floor and peers (25 minutes; BENCH=quick: 10); ARGS=PART for some
 	@$(call need_root,bench)
 	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh lab
 	$(cargo) build --release --workspace --bins --features evenkeel-tests/lab
-	$(cargo) bench --package evenkeel-tests --features lab
+	$(cargo) bench --package evenkeel-tests --features lab --bench bench -- $(ARGS)
 
 ##@ The rest
 

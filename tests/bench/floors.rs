@@ -29,6 +29,10 @@ impl Floor {
     }
 }
 
+/// Between two rounds, as between two scrapes: without it the floor would be that of a loop whose every byte lies in the
+/// processor's caches, which no scrape's does.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Does `round` so many times in a thread of its own.
 pub(crate) async fn measure(
     source: Clock,
@@ -37,17 +41,29 @@ pub(crate) async fn measure(
 ) -> Result<Floor> {
     let rounds_done = tokio::task::spawn_blocking(move || {
         round()?;
-        let (before, own) = (source.ms(), own_thread_ms());
-        for _ in 0..rounds {
-            round()?;
-        }
-        let own = own_thread_ms() - own;
-        // The last answer is written before its writer is done.
-        std::thread::sleep(Duration::from_millis(50));
+        let idle = spent(&source, || std::thread::sleep(PAUSE * rounds));
+        let mut each = Ok(());
+        let own = own_thread_ms();
+        let busy = spent(&source, || {
+            for _ in 0..rounds {
+                if each.is_ok() {
+                    each = round();
+                }
+                std::thread::sleep(PAUSE);
+            }
+        });
+        each?;
         let count = f64::from(rounds);
-        anyhow::Ok(Floor { client: own / count, source: (source.ms() - before) / count })
+        anyhow::Ok(Floor { client: (own_thread_ms() - own) / count, source: (busy - idle) / count })
     });
     rounds_done.await?
+}
+
+/// What somebody uses while something is done.
+fn spent(clock: &Clock, doing: impl FnOnce()) -> f64 {
+    let before = clock.ms();
+    doing();
+    clock.ms() - before
 }
 
 // ---- systemd ---------------------------------------------------------------------------------------
@@ -214,11 +230,14 @@ pub(crate) const FILESYSTEMS: &str = "--floor-of-filesystems";
 /// Milliseconds of CPU for reading the list of mounts and asking each for its size, without what is no disk.
 pub(crate) fn filesystems(rounds: u32) -> Result<f64> {
     all_filesystems()?;
-    let before = own_thread_ms();
+    let mut spent = 0.0;
     for _ in 0..rounds {
+        std::thread::sleep(PAUSE);
+        let before = own_thread_ms();
         all_filesystems()?;
+        spent += own_thread_ms() - before;
     }
-    Ok((own_thread_ms() - before) / f64::from(rounds))
+    Ok(spent / f64::from(rounds))
 }
 
 /// node_exporter's defaults, as far as this machine has such mounts.

@@ -127,7 +127,7 @@ pub(crate) async fn peer(program: &Program, source: &Clock, scrapes: u32) -> Res
     for _ in 0..scrapes {
         client.scrape().await?;
         // What is still done when the answer is there belongs to it.
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(200)).await;
     }
     let count = f64::from(scrapes);
     Ok(((program.cpu.ms() - before.0) / count, (source.ms() - before.1) / count))

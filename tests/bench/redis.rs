@@ -42,8 +42,8 @@ impl Redis {
         drop(program);
         let port = self.server.port();
         let mut kept = floors::redis(port)?;
-        let bare = floors::measure(self.source.clone(), 200, move || floors::ping_info(&mut kept)).await?;
-        let anew = floors::measure(self.source.clone(), 200, move || floors::connect_ping_info(port)).await?;
+        let bare = floors::measure(self.source.clone(), 20, move || floors::ping_info(&mut kept)).await?;
+        let anew = floors::measure(self.source.clone(), 20, move || floors::connect_ping_info(port)).await?;
         let address = format!("--redis.addr=redis://127.0.0.1:{port}");
         let peer = Program::peer("redis_exporter", &Setting::flags(&[&address])).await?;
         let peer = period::peer(&peer, &self.source, 20).await?;

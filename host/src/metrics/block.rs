@@ -108,11 +108,9 @@ impl Block {
     /// As a part of a gzip file.
     pub fn deflated(&self, format: Format) -> Arc<Part> {
         match format {
-            Format::OpenMetrics => {
-                self.deflated.get_or_make(|| Arc::new(Part::compressed(&self.openmetrics)))
-            }
+            Format::OpenMetrics => self.deflated.get_or_make(|| Arc::new(Part::of(&self.openmetrics))),
             Format::Classic => {
-                self.classic_deflated.get_or_make(|| Arc::new(Part::compressed(&self.write_classic())))
+                self.classic_deflated.get_or_make(|| Arc::new(Part::of(&self.write_classic())))
             }
         }
     }

@@ -22,7 +22,7 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The end mark of OpenMetrics.
 const EOF: &[u8] = b"# EOF\n";
-static EOF_DEFLATED: LazyLock<Arc<Part>> = LazyLock::new(|| Arc::new(Part::stored(EOF)));
+static EOF_DEFLATED: LazyLock<Arc<Part>> = LazyLock::new(|| Arc::new(Part::of(EOF)));
 
 /// One look, which several requests may share: the blocks one after the other.
 #[derive(Debug)]
