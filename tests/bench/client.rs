@@ -63,6 +63,10 @@ impl Client {
             .header(ACCEPT_ENCODING, coding)
             .header("X-Prometheus-Scrape-Timeout-Seconds", PATIENCE)
             .body(Empty::new())?;
+        if self.sender.is_closed() {
+            // As Prometheus does: a server may end a connection that is idle.
+            *self = Self::connect(self.port, self.coding).await?;
+        }
         let begun = Instant::now();
         self.sender.ready().await.context("the connection is gone")?;
         let response = self.sender.send_request(request).await?;

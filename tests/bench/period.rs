@@ -99,8 +99,8 @@ pub(crate) async fn settle(program: &Program) -> Result<()> {
 #[expect(clippy::cast_precision_loss)]
 async fn scrape(first: Instant, program: &Program, source: &Clock) -> Result<Cost> {
     let scrapes = length().as_secs() / INTERVAL.as_secs();
-    let mut client = Client::connect(program.port, Coding::Gzip).await?;
     sleep_until(first).await;
+    let mut client = Client::connect(program.port, Coding::Gzip).await?;
     let start = (program.cpu.ms(), source.ms());
     let (mut inside, mut bytes) = ((0.0, 0.0), 0);
     for number in 1..=scrapes {
