@@ -200,15 +200,6 @@ pub(crate) fn redis(port: u16) -> Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-/// A command that is answered with one line.
-pub(crate) fn command(redis: &mut BufReader<TcpStream>, text: &str) -> Result<()> {
-    redis.get_mut().write_all(format!("{text}\r\n").as_bytes())?;
-    let mut line = String::new();
-    redis.read_line(&mut line)?;
-    ensure!(line.starts_with('+'), "{text}: {line}");
-    Ok(())
-}
-
 /// PING and INFO.
 pub(crate) fn ping_info(redis: &mut BufReader<TcpStream>) -> Result<()> {
     redis.get_mut().write_all(b"PING\r\nINFO\r\n")?;

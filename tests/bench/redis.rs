@@ -25,7 +25,7 @@ impl Redis {
     pub(crate) async fn start() -> Result<Self> {
         let server = RedisServer::start().await?;
         // What it does by itself ten times a second would hide what it does for us.
-        floors::command(&mut floors::redis(server.port())?, "CONFIG SET hz 1")?;
+        server.ask("CONFIG SET hz 1").await?;
         let source = Clock::of(&[server.id()]);
         Ok(Self { server, source })
     }

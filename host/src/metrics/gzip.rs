@@ -101,8 +101,7 @@ mod tests {
     #[test]
     fn long_and_short_parts_stand_in_any_order() {
         let texts = [SHORT - 1, SHORT, SHORT + 1, 1, 3 * SHORT, 70_000];
-        let texts = texts.map(|length| (0..length).map(|at| char::from(b'a' + (at % 26) as u8)).collect());
-        let texts: [String; 6] = texts;
+        let texts = texts.map(|length| ('a'..='z').cycle().take(length).collect::<String>());
         let parts = texts.each_ref().map(|text| Part::of(text.as_bytes()));
         assert_eq!(unpacked(&parts), texts.concat());
         let stored = [Part::stored(texts[5].as_bytes()), Part::stored(texts[0].as_bytes())];
