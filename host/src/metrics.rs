@@ -5,9 +5,11 @@
 mod block;
 mod classic;
 pub mod gzip;
+mod labels;
 mod process;
 #[cfg(any(test, feature = "read-back"))]
 mod read_back;
+mod renewed;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,7 +21,9 @@ use prometheus_client::{
 
 pub use self::{
     block::{Block, Format},
+    labels::Labels,
     process::process,
+    renewed::Renewed,
 };
 
 /// All samples of one metric name.
@@ -47,8 +51,8 @@ pub enum Kind {
 /// One label set and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Names and values, in the order they are written.
-    pub labels: Vec<(&'static str, String)>,
+    /// What tells it from the others of its family.
+    pub labels: Labels,
     /// In base units: seconds, bytes, ratios.
     pub value: f64,
 }
@@ -67,7 +71,11 @@ impl Family {
 
     /// Adds one sample.
     pub fn sample(&mut self, labels: &[(&'static str, &str)], value: f64) {
-        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        self.sample_of(Labels::new(labels), value);
+    }
+
+    /// Adds one sample with labels that others may have too.
+    pub fn sample_of(&mut self, labels: Labels, value: f64) {
         self.samples.push(Sample { labels, value });
     }
 
@@ -99,7 +107,7 @@ impl Collector for Family {
             if sample.labels.is_empty() {
                 write(&mut metric, self.kind, sample.value)?;
             } else {
-                write(&mut metric.encode_family(&sample.labels)?, self.kind, sample.value)?;
+                write(&mut metric.encode_family(&&*sample.labels)?, self.kind, sample.value)?;
             }
         }
         Ok(())

@@ -31,7 +31,7 @@ impl Block {
 fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').expect("a value");
     let labels = series.split_once('{').map_or("", |(_, labels)| labels.strip_suffix('}').expect("an end"));
-    Sample { labels: labels_of(labels), value: value.parse().expect("a number") }
+    Sample { labels: labels_of(labels).into_iter().collect(), value: value.parse().expect("a number") }
 }
 
 fn labels_of(mut text: &str) -> Vec<(&'static str, String)> {

@@ -72,7 +72,7 @@ fn value(families: &[Family], metric: &str, unit: &str) -> Option<f64> {
 fn words(families: &[Family], metric: &str, unit: &str, label: &str) -> Vec<String> {
     let family = families.iter().find(|family| family.name == metric).unwrap();
     let of_unit = family.samples.iter().filter(|sample| sample.labels.contains(&("name", unit.to_owned())));
-    let labels = of_unit.filter(|sample| sample.value == 1.0).flat_map(|sample| sample.labels.clone());
+    let labels = of_unit.filter(|sample| sample.value == 1.0).flat_map(|sample| sample.labels.to_vec());
     labels.filter(|(name, _)| *name == label).map(|(_, value)| value).collect()
 }
 
