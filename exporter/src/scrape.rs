@@ -132,6 +132,7 @@ struct OwnMetrics {
     last_success: Family,
     errors: Family,
     timeouts: Family,
+    missed_changes: Family,
 }
 
 impl OwnMetrics {
@@ -161,6 +162,10 @@ impl OwnMetrics {
                 "evenkeel_collector_timeouts_total",
                 "Scrapes without this collector because it did not answer in time.",
             ),
+            missed_changes: Family::counter(
+                "evenkeel_collector_missed_changes_total",
+                "Changes that the collector's source did not announce, found by comparing now and then.",
+            ),
         }
     }
 
@@ -176,6 +181,9 @@ impl OwnMetrics {
         }
         self.errors.sample(labels, counts.errors as f64);
         self.timeouts.sample(labels, counts.timeouts as f64);
+        if let Some(changes) = slot.missed_changes() {
+            self.missed_changes.sample(labels, changes as f64);
+        }
     }
 
     fn finish(self) -> Vec<Family> {
@@ -191,6 +199,7 @@ impl OwnMetrics {
             self.last_success,
             self.errors,
             self.timeouts,
+            self.missed_changes,
             build_info,
         ]
     }

@@ -37,8 +37,9 @@ pub const ALL: &[Entry] = &[
     },
     Entry {
         name: docker::NAME,
-        build: |options, _| {
-            Arc::new(docker::DockerCollector::new(Docker::from_env(), &options.config.docker))
+        build: |options, shutdown| {
+            let config = &options.config.docker;
+            Arc::new(docker::DockerCollector::start(Docker::from_env(), config, shutdown))
         },
     },
     Entry {
@@ -133,6 +134,12 @@ pub trait Collector: Send + Sync {
 
     /// What stands for the series when a look failed or ran into its deadline: `systemd_up 0`.
     fn down(&self) -> Vec<Family>;
+
+    /// How many changes the source did not announce since the start, found by comparing; for collectors that keep a
+    /// picture by announcements.
+    fn missed_changes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What one look gave.

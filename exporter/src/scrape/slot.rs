@@ -129,6 +129,11 @@ impl Slot {
         down.unwrap_or_default()
     }
 
+    /// How many changes the collector's source did not announce.
+    pub(super) fn missed_changes(&self) -> Option<u64> {
+        self.collector.missed_changes()
+    }
+
     /// Counts a look and tells the log when things have changed.
     pub(super) fn record(&self, sighting: &Sighting) -> Counts {
         let now = SystemTime::now();

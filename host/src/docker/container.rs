@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -141,6 +142,12 @@ pub struct Container {
     pub network_mode: String,
     /// On the host; 0 when not running.
     pub pid: i64,
+    /// Bytes of memory that it may have; `None` without a limit.
+    pub memory_limit: Option<u64>,
+    /// The file its output goes to, in the engine's own mount namespace; `None` where the engine tells none.
+    pub log_path: Option<PathBuf>,
+    /// Whether the engine keeps that file from growing without end.
+    pub has_log_rotation: bool,
     /// A healthcheck is configured (by the container or its image) and not disabled.
     pub has_healthcheck: bool,
 }
@@ -217,6 +224,7 @@ struct Inspected {
     created: Option<String>,
     restart_count: Option<i64>,
     image: Option<String>,
+    log_path: Option<String>,
     #[serde(default)]
     state: InspectedState,
     #[serde(default)]
@@ -274,6 +282,29 @@ struct InspectedHostConfig {
     restart_policy: Option<RestartPolicy>,
     auto_remove: Option<bool>,
     network_mode: Option<String>,
+    memory: Option<i64>,
+    log_config: Option<LogConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LogConfig {
+    #[serde(rename = "Type")]
+    driver: Option<String>,
+    #[serde(rename = "Config")]
+    options: Option<BTreeMap<String, String>>,
+}
+
+impl LogConfig {
+    /// Only the driver `json-file` writes a file without end, unless it was given a size: `local` rotates by itself,
+    /// and the others hand the lines to something else.
+    fn has_rotation(&self) -> bool {
+        let size = self.options.as_ref().and_then(|options| options.get("max-size"));
+        match self.driver.as_deref() {
+            Some("json-file") => size.is_some_and(|size| size != "-1"),
+            _ => size.is_none_or(|size| size != "-1"),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -313,6 +344,9 @@ fn container(answer: Inspected) -> Container {
         labels: config.labels.unwrap_or_default(),
         network_mode: host_config.network_mode.unwrap_or_default(),
         pid: raw.pid.unwrap_or_default(),
+        memory_limit: Some(unsigned(host_config.memory)).filter(|bytes| *bytes > 0),
+        log_path: answer.log_path.filter(|path| !path.is_empty()).map(PathBuf::from),
+        has_log_rotation: host_config.log_config.is_none_or(|log| log.has_rotation()),
         has_healthcheck: test.first().is_some_and(|first| first != "NONE"),
     }
 }

@@ -21,7 +21,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixListener, task::JoinSet};
+use tokio::{net::UnixListener, sync::mpsc::UnboundedReceiver, task::JoinSet};
 
 use super::lock;
 
@@ -36,6 +36,8 @@ pub enum Answer {
     Half(String),
     /// Headers, and a body without end.
     Endless,
+    /// Headers, and then what is sent, until the sender is dropped.
+    Follows(UnboundedReceiver<String>),
 }
 
 impl Answer {
@@ -160,6 +162,10 @@ async fn respond(answer: Answer) -> Result<Response<BoxBody<Bytes, Infallible>>,
             }))
             .boxed()
         }
+        Answer::Follows(mut lines) => StreamBody::new(stream::poll_fn(move |context| {
+            lines.poll_recv(context).map(|line| Some(Ok(Frame::data(Bytes::from(line?)))))
+        }))
+        .boxed(),
         Answer::Endless => {
             let chunk = Bytes::from(vec![b' '; 1 << 20]);
             StreamBody::new(stream::repeat_with(move || Ok(Frame::data(chunk.clone())))).boxed()

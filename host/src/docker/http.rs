@@ -1,12 +1,13 @@
 //! One bounded `GET` to the engine, on a connection of its own.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, pin::Pin};
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Empty};
 use hyper::{
-    Request, StatusCode,
-    body::Bytes,
-    client::conn::http1,
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
     header::{CONNECTION, HOST},
 };
 use hyper_util::rt::TokioIo;
@@ -64,44 +65,97 @@ impl Host {
 /// # Errors
 /// When the engine cannot be reached, answers with another status than 2xx, or says more than 64 MiB.
 pub(super) async fn get(host: &Host, path: &str) -> Result<Bytes, Error> {
-    match host {
+    open(host, path).await?.whole().await
+}
+
+/// Asks for `path` and reads no further than the headers.
+///
+/// # Errors
+/// When the engine cannot be reached or answers with another status than 2xx.
+pub(super) async fn open(host: &Host, path: &str) -> Result<Answer, Error> {
+    let answer = match host {
         Host::Unix(socket) => {
-            exchange(UnixStream::connect(socket).await.map_err(unreachable)?, "docker", path).await
+            ask(UnixStream::connect(socket).await.map_err(unreachable)?, "docker", path).await?
         }
         Host::Tcp(address) => {
-            exchange(TcpStream::connect(address).await.map_err(unreachable)?, address, path).await
+            ask(TcpStream::connect(address).await.map_err(unreachable)?, address, path).await?
         }
+    };
+    let status = answer.response.status();
+    if status.is_success() { Ok(answer) } else { Err(refusal(status, &answer.whole().await?)) }
+}
+
+/// An answer whose body is still on its way. Dropping it closes the connection.
+pub(super) struct Answer {
+    response: Response<Incoming>,
+    /// Driven here and not in a task, so that it ends with the answer; `None` once it has ended.
+    connection: Option<Connection>,
+    /// Without it the connection would take itself for done.
+    _sender: SendRequest<Empty<Bytes>>,
+}
+
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+impl Answer {
+    /// The next piece of the body; `None` at its end. What was read is not lost when this future is dropped.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let body = self.response.body_mut();
+            let frame = match &mut self.connection {
+                None => body.frame().await,
+                Some(connection) => match select(body.frame(), connection).await {
+                    Either::Left((frame, _)) => frame,
+                    // The body knows whether it came to its end.
+                    Either::Right(_) => {
+                        self.connection = None;
+                        continue;
+                    }
+                },
+            };
+            match frame {
+                None => return Ok(None),
+                Some(frame) => {
+                    if let Ok(data) = frame.map_err(broken)?.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn whole(mut self) -> Result<Bytes, Error> {
+        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await? else { return bounded(first.len()).map(|()| first) };
+        let mut body = [first, second].concat();
+        bounded(body.len())?;
+        while let Some(more) = self.next().await? {
+            bounded(body.len() + more.len())?;
+            body.extend_from_slice(&more);
+        }
+        Ok(body.into())
     }
 }
 
-async fn exchange<S>(stream: S, name: &str, path: &str) -> Result<Bytes, Error>
+fn bounded(length: usize) -> Result<(), Error> {
+    if length > BODY_LIMIT { Err(Error::Answer(format!("more than {BODY_LIMIT} bytes"))) } else { Ok(()) }
+}
+
+async fn ask<S>(stream: S, name: &str, path: &str) -> Result<Answer, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let mut connection: Connection = Box::pin(connection);
     let request = Request::get(path)
         .header(HOST, name)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(broken)?;
-    let answer = std::pin::pin!(async move {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                Error::Answer(format!("more than {BODY_LIMIT} bytes"))
-            } else {
-                broken(&*error)
-            }
-        })?;
-        Ok((status, body.to_bytes()))
-    });
-    // The connection is driven here and not in a task, so that dropping this future closes it.
-    let (status, body) = match futures_util::future::select(answer, std::pin::pin!(connection)).await {
-        futures_util::future::Either::Left((answer, _)) => answer?,
-        futures_util::future::Either::Right((_, answer)) => answer.await?,
+    let (response, connection) = match select(Box::pin(sender.send_request(request)), &mut connection).await {
+        Either::Left((response, _)) => (response, Some(connection)),
+        Either::Right((_, response)) => (response.await, None),
     };
-    if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
+    Ok(Answer { response: response.map_err(broken)?, connection, _sender: sender })
 }
 
 /// The engine's errors are `{"message": "…"}`.

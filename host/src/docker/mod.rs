@@ -2,11 +2,12 @@
 //!
 //! Questions go over a small bounded client of our own ([`http`]), not over bollard: it reads answers of any size,
 //! its time limit ends with the response headers, its models refuse a whole answer for one word they do not know,
-//! and it cannot read the disk usage of most engines. It is here for who changes things or follows events:
+//! it cannot read the disk usage of most engines, and takes an event of any length. It is here for who changes things:
 //! [`Docker::client`].
 
 mod container;
 mod disk_usage;
+mod events;
 #[cfg(any(test, feature = "fake-docker"))]
 pub mod fake;
 mod health;
@@ -17,7 +18,7 @@ mod tests;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use hyper::body::Bytes;
@@ -25,6 +26,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 pub use container::{Container, Listed, State};
 pub use disk_usage::{DiskUsage, Object, ObjectUsage, TYPE_FILTER_SINCE};
+pub use events::{Event, Events};
 pub use health::{Health, HealthDetail, LastProbe, OUTPUT_LIMIT, ProbeResult, classify_probe};
 use http::Host;
 
@@ -199,6 +201,25 @@ impl Docker {
         let version = self.version().await?;
         let info: Info = decode("/info", &self.get("/info", CALL_LIMIT).await?)?;
         make_engine(version, info)
+    }
+
+    /// Whether the engine answers at all: the cheapest question there is, whatever it has to look after.
+    ///
+    /// # Errors
+    /// When it cannot be reached or says no.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.judged(limited(CALL_LIMIT, http::get(self.host()?, "/_ping")).await).map(drop)
+    }
+
+    /// Follows what changes about containers, beginning with what the engine still knows since then.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or has not begun to answer within [`CALL_LIMIT`].
+    pub async fn events(&self, since: SystemTime) -> Result<Events, Error> {
+        let (major, minor) = self.api_version().await?;
+        let path = format!("/v{major}.{minor}{}", events::path(since));
+        let answer = self.judged(limited(CALL_LIMIT, http::open(self.host()?, &path)).await)?;
+        Ok(Events::new(answer))
     }
 
     /// All containers, stopped ones too.

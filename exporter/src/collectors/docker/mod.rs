@@ -1,14 +1,20 @@
-//! Docker's containers: states, healthchecks, restarts.
+//! Docker's containers: states, healthchecks, restarts, what they use.
 //!
-//! Each look lists the containers and inspects those of which something may have changed that the list does not show.
-//! What a change would show in is decided by [`Inspected::is_current`]; what is published of it all, by [`picture`].
+//! A task keeps a picture of them by following the engine's announcements ([`follow`]), so that a look asks one small
+//! question, whether the engine is alive, however many containers there are. Where there is no such picture, the
+//! containers are listed at each look ([`by_list`]).
 
+mod agenda;
+mod by_list;
+mod families;
+mod follow;
+mod moving;
 mod picture;
 
 use std::{
-    collections::HashMap,
+    path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,33 +22,27 @@ use std::{
 
 use evenkeel_host::{
     config::{ConfigError, Located},
-    docker::{Container, Docker, Engine, Error, Health, Listed},
-    metrics::Family,
+    docker::{Docker, Error},
+    metrics::{Block, Family},
 };
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::{
+    by_list::ByList,
+    follow::Shared,
+    moving::{Moving, Watched},
+    picture::Picture,
+};
 use super::{CollectError, Collector, Look, docker_disk};
-use picture::{Known, Picture};
 
 /// The name of the collector.
 pub const NAME: &str = "docker";
 
-/// Inspects at a time.
-const IN_FLIGHT: usize = 8;
-
 /// A container that the engine holds locked must not use up the whole deadline.
 const INSPECT_LIMIT: Duration = Duration::from_secs(2);
-
-/// How old an answer about a healthcheck that is not content may be: its streak and last run change without a sign.
-const UNHEALTHY_AGE: Duration = Duration::from_secs(15);
-
-/// The same for a content one, and for what hardly ever changes (restart policy, the engine itself).
-const QUIET_AGE: Duration = Duration::from_secs(300);
-
-/// For clocks: the engine's runs on while it answers.
-const AGE_MARGIN: Duration = Duration::from_secs(2);
 
 /// The `docker` section of the configuration.
 #[derive(Debug, Default, Deserialize)]
@@ -99,115 +99,90 @@ fn metric_label(key: &str) -> String {
 /// The containers of one engine.
 pub struct DockerCollector {
     docker: Docker,
-    labels: Vec<ContainerLabel>,
+    labels: Arc<[ContainerLabel]>,
     was_seen: AtomicBool,
-    kept: Mutex<Kept>,
+    shared: Arc<Shared>,
+    /// What was made of the picture, and of which version of it.
+    view: Mutex<Option<(u64, Arc<View>)>>,
+    by_list: ByList,
+    moving: Moving,
+    /// Ends the task also when only this collector goes away.
+    task: CancellationToken,
 }
 
-/// What earlier looks learnt.
-#[derive(Default)]
-struct Kept {
-    engine: Option<(Engine, Instant)>,
-    containers: HashMap<String, Inspected>,
+/// What is published of a picture until it changes.
+struct View {
+    block: Arc<Block>,
+    watched: Arc<[Watched]>,
 }
 
-/// An inspect answer and when it was asked for.
-#[derive(Clone)]
-struct Inspected {
-    container: Arc<Container>,
-    at: Instant,
-}
-
-impl Inspected {
-    /// Whether it still holds, judged by the container's line of the list.
-    ///
-    /// Restart count, exit code and times change only when the container starts or ends. The list shows neither, but
-    /// its status text gives a lower bound of the time since: when that is longer than the answer is old, nothing
-    /// happened in between.
-    fn is_current(&self, listed: &Listed, now: Instant) -> bool {
-        let Self { container, at } = self;
-        let age = now.duration_since(*at);
-        let health = container.health.as_ref().map_or(Health::None, |health| health.status);
-        let is_same =
-            listed.state == container.state && listed.health == health && listed.name == container.name;
-        let oldest = match health {
-            Health::Starting | Health::Unhealthy => UNHEALTHY_AGE,
-            Health::None | Health::Healthy => QUIET_AGE,
-        };
-        is_same
-            && age < oldest
-            && listed.unchanged_for().is_some_and(|unchanged| unchanged > age + AGE_MARGIN)
+impl View {
+    fn new(picture: &Picture, labels: &[ContainerLabel]) -> Self {
+        let mut families = vec![up(1.0)];
+        families.extend(families::families(picture, labels));
+        Self { block: Arc::new(Block::new(families)), watched: moving::watched(picture) }
     }
 }
 
 impl DockerCollector {
-    /// Of the engine that `docker` leads to.
-    pub fn new(docker: Docker, config: &Config) -> Self {
-        let labels = config.labels.iter().map(|label| ContainerLabel::new(&label.value)).collect();
-        Self { docker, labels, was_seen: AtomicBool::new(false), kept: Mutex::default() }
+    /// Of the engine that `docker` leads to. Follows it from now on, in a task that ends with `shutdown`. Needs a tokio
+    /// runtime.
+    pub fn start(docker: Docker, config: &Config, shutdown: &CancellationToken) -> Self {
+        let labels: Arc<[ContainerLabel]> =
+            config.labels.iter().map(|label| ContainerLabel::new(&label.value)).collect();
+        let shared = Arc::new(Shared::new());
+        let task = shutdown.child_token();
+        let following = {
+            let (docker, labels, shared) = (docker.clone(), Arc::clone(&labels), Arc::clone(&shared));
+            async move { follow::follow(&docker, &labels, &shared).await }
+        };
+        tokio::spawn(task.clone().run_until_cancelled_owned(following));
+        Self {
+            docker,
+            labels,
+            was_seen: AtomicBool::new(false),
+            shared,
+            view: Mutex::default(),
+            by_list: ByList::default(),
+            moving: Moving::under(Path::new("/")),
+            task,
+        }
     }
 
-    async fn picture(&self, deadline: Instant) -> Result<Picture, Error> {
-        // Taken, so that a look that fails or is dropped leaves nothing: the engine may come back as another one.
-        let kept = std::mem::take(&mut *self.kept());
-        let listed = self.docker.containers().await?;
-        let engine = self.engine(kept.engine).await;
-        let now = Instant::now();
-        let mut inspected = HashMap::with_capacity(listed.len());
-        let mut containers = Vec::with_capacity(listed.len());
-        let looks = listed.into_iter().map(|listed| {
-            let kept = kept.containers.get(&listed.id).filter(|kept| kept.is_current(&listed, now)).cloned();
-            self.look_closer(listed, kept, deadline)
-        });
-        let mut looks = stream::iter(looks).buffer_unordered(IN_FLIGHT);
-        while let Some(look) = looks.next().await {
-            let Some((listed, answer)) = look else { continue };
-            let detail = answer.as_ref().map(|answer| Arc::clone(&answer.container));
-            inspected.extend(answer.map(|answer| (listed.id.clone(), answer)));
-            containers.push(Known { listed, detail });
-        }
-        *self.kept() = Kept { engine: engine.clone(), containers: inspected };
-        Ok(Picture { engine: engine.map(|(engine, _)| engine), containers })
-    }
-
-    /// Adds what inspect says; `None` when the container went away meanwhile, which is normal life.
-    async fn look_closer(
-        &self,
-        listed: Listed,
-        kept: Option<Inspected>,
-        deadline: Instant,
-    ) -> Option<(Listed, Option<Inspected>)> {
-        let at = Instant::now();
-        if kept.is_some() || at >= deadline {
-            return Some((listed, kept));
-        }
-        match timeout_at(deadline.min(at + INSPECT_LIMIT), self.docker.inspect(&listed.id)).await {
-            Ok(Ok(Some(container))) => Some((listed, Some(Inspected { container: Arc::new(container), at }))),
-            Ok(Ok(None)) => None,
-            // The engine lists it and says no more about it: publish what the list says.
-            Ok(Err(error)) => {
-                tracing::debug!(container = listed.name, %error, "not inspected");
-                Some((listed, None))
+    async fn blocks(&self, deadline: Instant) -> Result<Vec<Arc<Block>>, Error> {
+        // The engine may come back as another one.
+        self.docker.ping().await.inspect_err(|_| self.by_list.forget())?;
+        self.shared.settled(deadline).await;
+        let view = match self.followed() {
+            Some(view) => {
+                self.by_list.forget();
+                view
             }
-            Err(_) => {
-                tracing::debug!(container = listed.name, "not inspected in time");
-                Some((listed, None))
+            None => {
+                let picture = self.by_list.look(&self.docker, &self.labels, deadline).await?;
+                Arc::new(View::new(&picture, &self.labels))
             }
-        }
+        };
+        let moving = Block::new(self.moving.read(&view.watched, deadline).await);
+        Ok(vec![Arc::clone(&view.block), Arc::new(moving)])
     }
 
-    async fn engine(&self, kept: Option<(Engine, Instant)>) -> Option<(Engine, Instant)> {
-        if let Some(kept) = kept.filter(|(_, at)| at.elapsed() < QUIET_AGE) {
-            return Some(kept);
+    /// Made anew only when the picture has changed; `None` when there is none.
+    fn followed(&self) -> Option<Arc<View>> {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.shared.current()?;
+        if let Some((_, view)) = view.as_ref().filter(|(version, _)| *version == kept.version) {
+            return Some(Arc::clone(view));
         }
-        let answer = self.docker.engine().await;
-        let engine =
-            answer.inspect_err(|error| tracing::debug!(%error, "the engine does not describe itself"));
-        engine.ok().map(|engine| (engine, Instant::now()))
+        let made = Arc::new(View::new(&kept.picture, &self.labels));
+        *view = Some((kept.version, Arc::clone(&made)));
+        Some(made)
     }
+}
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for DockerCollector {
+    fn drop(&mut self) {
+        self.task.cancel();
     }
 }
 
@@ -221,19 +196,16 @@ impl Collector for DockerCollector {
             if is_absent(&self.docker, &self.was_seen) {
                 return Ok(Look::Absent);
             }
-            match self.picture(deadline).await {
-                Ok(picture) => {
-                    let mut families = vec![up(1.0)];
-                    families.extend(picture::families(&picture, &self.labels));
-                    Ok(Look::fresh(families))
-                }
-                Err(error) => Err(CollectError::new(error)),
-            }
+            self.blocks(deadline).await.map(Look::Seen).map_err(CollectError::new)
         })
     }
 
     fn down(&self) -> Vec<Family> {
         vec![up(0.0)]
+    }
+
+    fn missed_changes(&self) -> Option<u64> {
+        Some(self.shared.missed())
     }
 }
 
