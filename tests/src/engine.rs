@@ -338,8 +338,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Everything that runs in the engine's containers.
-    fn container_processes(&self) -> Vec<u32> {
+    /// The cgroups of the engine's containers, in every hierarchy.
+    fn cgroups(&self) -> Vec<PathBuf> {
         let top = Path::new("/sys/fs/cgroup");
         let mut folders = vec![top.join(&self.cgroup)];
         folders.extend(
@@ -347,12 +347,34 @@ impl Engine {
         );
         let mut found = Vec::new();
         while let Some(folder) = folders.pop() {
-            let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-            found.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|&pid| pid != 0));
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             folders.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+            found.push(folder);
         }
         found
+    }
+
+    /// Everything that runs in the engine's containers.
+    fn container_processes(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        for folder in self.cgroups() {
+            let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            found.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|&pid| pid != 0));
+        }
+        found
+    }
+
+    /// Lets paused containers run: cgroup v1 keeps a killed process for as long as it is frozen.
+    fn thaw(&self) {
+        for folder in self.cgroups() {
+            for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                let path = folder.join(file);
+                if path.exists() {
+                    // The container may end at this moment.
+                    fs::write(path, word).ok();
+                }
+            }
+        }
     }
 
     /// The processes that hold a container each, and outlive dockerd and containerd.
@@ -387,6 +409,7 @@ impl Drop for Engine {
                 eprintln!("{error:#}");
             }
         }
+        self.thaw();
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let left = [self.container_processes(), self.shims()].concat();

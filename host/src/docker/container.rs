@@ -451,6 +451,41 @@ mod tests {
     }
 
     #[test]
+    fn a_log_grows_without_end_only_where_the_engine_lets_it() {
+        for (log, expected) in [
+            (json!({"Type": "json-file", "Config": {}}), false),
+            (json!({"Type": "json-file", "Config": null}), false),
+            (json!({"Type": "json-file", "Config": {"max-file": "3"}}), false),
+            (json!({"Type": "json-file", "Config": {"max-size": "-1"}}), false),
+            (json!({"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}), true),
+            (json!({"Type": "local", "Config": {}}), true),
+            (json!({"Type": "local", "Config": {"max-size": "-1"}}), false),
+            (json!({"Type": "journald", "Config": {}}), true),
+            (json!({"Type": "none"}), true),
+            (json!({}), true),
+            (json!(null), true),
+        ] {
+            let mut answer = inspect_answer();
+            answer["HostConfig"]["LogConfig"] = log.clone();
+            assert_eq!(inspect(&answer).has_log_rotation, expected, "{log}");
+        }
+    }
+
+    #[test]
+    fn no_limit_and_no_log_are_none() {
+        let mut answer = inspect_answer();
+        answer["HostConfig"]["Memory"] = json!(0);
+        answer["LogPath"] = json!("");
+        let seen = inspect(&answer);
+        assert_eq!((seen.memory_limit, seen.log_path), (None, None));
+        answer["HostConfig"]["Memory"] = json!(67_108_864);
+        answer["LogPath"] = json!("/var/lib/docker/containers/4f1c/4f1c-json.log");
+        let seen = inspect(&answer);
+        assert_eq!(seen.memory_limit, Some(67_108_864));
+        assert_eq!(seen.log_path, Some("/var/lib/docker/containers/4f1c/4f1c-json.log".into()));
+    }
+
+    #[test]
     fn unknown_words_do_not_lose_a_container() {
         let mut answer = inspect_answer();
         answer["State"]["Status"] = json!("stopped");

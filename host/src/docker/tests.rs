@@ -187,6 +187,83 @@ async fn nonsense_is_a_bad_answer() {
     }
 }
 
+fn announcement(id: &str) -> String {
+    json!({"Type": "container", "Action": "die", "Actor": {"ID": id}}).to_string() + "\n"
+}
+
+#[tokio::test]
+async fn announcements_are_read_as_they_come() {
+    let (_dir, socket, docker) = place();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Mutex::new(Some(receiver));
+    let fake = FakeDocker::start(
+        &socket,
+        engine("1.41", move |_| Answer::Follows(lock(&receiver).take().expect("asked once"))),
+    );
+    let since = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+    let mut events = docker.events(since).await.unwrap();
+    let path = fake.take_requests().pop().unwrap();
+    assert!(path.starts_with("/v1.41/events?since=7.000000000&filters="), "{path}");
+    // Two and a half in one piece, the rest in the next.
+    let third = announcement("cc");
+    let (first, rest) = third.split_at(9);
+    sender.send(announcement("aa") + &announcement("bb") + first).unwrap();
+    assert_eq!(events.next().await.unwrap().container, "aa");
+    assert_eq!(events.next().await.unwrap().container, "bb");
+    let waiting = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
+    assert!(waiting.is_err());
+    sender.send(rest.to_owned()).unwrap();
+    assert_eq!(events.next().await.unwrap().container, "cc");
+    drop(sender);
+    assert_eq!(events.next().await.unwrap_err().reason(), "broken");
+    drop(events);
+    fake.all_closed().await;
+}
+
+#[tokio::test]
+async fn announcements_that_are_none_end_in_an_error() {
+    for (answer, reason) in [
+        (Answer::Endless, "bad_answer"),
+        (Answer::json("<html>\n"), "bad_answer"),
+        (Answer::json(r#"{"Actor": {}}"#.to_owned() + "\n"), "bad_answer"),
+        (Answer::json(""), "broken"),
+        (Answer::json("half"), "broken"),
+        (Answer::Says(403, r#"{"message": "forbidden"}"#.into()), "refused"),
+    ] {
+        let (_dir, socket, docker) = place();
+        let answer = Mutex::new(Some(answer));
+        let fake =
+            FakeDocker::start(&socket, engine("1.41", move |_| lock(&answer).take().expect("asked once")));
+        let error = match docker.events(SystemTime::now()).await {
+            Ok(mut events) => events.next().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(error.reason(), reason, "{error}");
+        fake.all_closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_announces_nothing_and_is_not_alive() {
+    let (_dir, socket, docker) = place();
+    let fake = FakeDocker::start(&socket, |path: &str| match path {
+        "/version" => Answer::json(r#"{"ApiVersion": "1.41"}"#),
+        _ => Answer::Nothing,
+    });
+    assert!(matches!(docker.ping().await, Err(Error::Timeout(CALL_LIMIT))));
+    assert!(matches!(docker.events(SystemTime::now()).await, Err(Error::Timeout(CALL_LIMIT))));
+    fake.all_closed().await;
+}
+
+#[tokio::test]
+async fn a_sign_of_life_needs_no_version() {
+    let (_dir, socket, docker) = place();
+    assert_eq!(docker.ping().await.unwrap_err().reason(), "unreachable");
+    let fake = FakeDocker::start(&socket, |_: &str| Answer::Says(200, "OK".into()));
+    docker.ping().await.unwrap();
+    assert_eq!(fake.take_requests(), ["/_ping"]);
+}
+
 #[tokio::test]
 async fn disk_usage_is_asked_for_by_kind_where_the_engine_can() {
     let sums =

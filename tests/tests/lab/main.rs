@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod disk;
 mod duplicates;
+mod exported_containers;
 mod exported_units;
 mod full_disk;
 mod hang;
@@ -52,6 +53,7 @@ fn main() {
         second_disk::trials(),
         duplicates::trials(),
         up::trials(),
+        exported_containers::trials(),
         exported_units::trials(),
         sockets::trials(),
         metrics::trials(),

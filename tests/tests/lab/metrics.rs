@@ -37,7 +37,7 @@ async fn metrics_are_those_on_the_list() -> Result<()> {
     let around = shared::surroundings().await?;
     let redis = RedisServer::start().await?;
     let probed = ["--name", "metrics-probed", "--health-cmd", "true", "--health-interval", "1s"];
-    engine.run(&probed, &["sleep", "600"]).await?;
+    engine.run(&[&probed[..], &["--memory", "64m"]].concat(), &["sleep", "600"]).await?;
     engine.run(&["--name", "metrics-gone"], &["false"]).await?;
     host.install_unit("metrics-failing.service", "[Service]\nExecStart=/bin/false\n").await?;
     host.systemctl(&["start", "metrics-failing.service"]).await?;
