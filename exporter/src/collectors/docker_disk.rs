@@ -9,7 +9,7 @@ use std::{
 use evenkeel_host::{
     config::PromDuration,
     docker::{DiskUsage, Docker, Error, Object, ObjectUsage, TYPE_FILTER_SINCE},
-    metrics::Family,
+    metrics::{Block, Family},
 };
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -26,6 +26,9 @@ const REST: u32 = 100;
 
 /// After a failure that cost nothing, such as an engine that is not there.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// After a failure that was expensive. A time limit that was reached says nothing about what the next answer costs.
+const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
 
 /// Values are published until they are this many pauses old; their last success always is.
 const LIFETIME: u32 = 3;
@@ -69,6 +72,8 @@ pub struct DockerDisk {
     docker: Docker,
     was_seen: AtomicBool,
     ledger: Arc<Mutex<Ledger>>,
+    /// What was published last, and its block: most looks find the same again.
+    told: Mutex<(Vec<Family>, Arc<Block>)>,
     /// Ends the task also when only this collector goes away.
     task: CancellationToken,
 }
@@ -85,6 +90,8 @@ struct Record {
     answer: Option<Answer>,
     /// Why the last question failed, if it did.
     failure: Option<Error>,
+    failures: u64,
+    is_asked: bool,
 }
 
 /// One answer of the engine.
@@ -113,7 +120,16 @@ impl DockerDisk {
         tokio::spawn(
             task.clone().run_until_cancelled_owned(ask_for_ever(docker.clone(), Arc::clone(&ledger))),
         );
-        Self { docker, was_seen: AtomicBool::new(false), ledger, task }
+        let told = Mutex::new((Vec::new(), Arc::new(Block::new(Vec::new()))));
+        Self { docker, was_seen: AtomicBool::new(false), ledger, told, task }
+    }
+
+    fn block(&self, families: Vec<Family>) -> Arc<Block> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0 != families {
+            *told = (families.clone(), Arc::new(Block::new(families)));
+        }
+        Arc::clone(&told.1)
     }
 }
 
@@ -139,7 +155,7 @@ impl Collector for DockerDisk {
                 Some(error) if !ledger.0.iter().any(|record| record.is_good(now)) => {
                     Err(CollectError::new(error))
                 }
-                _ => Ok(Look::fresh(families(&ledger.0, now))),
+                _ => Ok(Look::Seen(vec![self.block(families(&ledger.0, now))])),
             }
         })
     }
@@ -159,7 +175,7 @@ async fn ask_for_ever(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
         let asked = match docker.api_version().await {
             Ok(version) => {
                 let whole = version < TYPE_FILTER_SINCE;
-                let objects = lock(&ledger).due(whole);
+                let objects = lock(&ledger).ask(whole);
                 let start = Instant::now();
                 let result = docker.disk_usage(&objects).await;
                 Asked { objects, whole, took: start.elapsed(), result }
@@ -186,7 +202,15 @@ impl Ledger {
         let record = |object| {
             let interval = config.interval(object);
             let asked = !interval.is_zero();
-            asked.then_some(Record { object, interval, next: now, answer: None, failure: None })
+            asked.then_some(Record {
+                object,
+                interval,
+                next: now,
+                answer: None,
+                failure: None,
+                failures: 0,
+                is_asked: false,
+            })
         };
         Self(Object::ALL.into_iter().filter_map(record).collect())
     }
@@ -205,8 +229,16 @@ impl Ledger {
         }
     }
 
+    /// Takes note that what is due is being asked for.
+    fn ask(&mut self, whole: bool) -> Vec<Object> {
+        let objects = self.due(whole);
+        self.0.iter_mut().for_each(|record| record.is_asked = objects.contains(&record.object));
+        objects
+    }
+
     fn learn(&mut self, asked: &Asked, now: Instant) {
         for record in self.0.iter_mut().filter(|record| asked.objects.contains(&record.object)) {
+            record.is_asked = false;
             match &asked.result {
                 Ok(usage) => {
                     let pause = record.interval.max(asked.took * REST);
@@ -220,8 +252,10 @@ impl Ledger {
                     });
                 }
                 Err(error) => {
-                    record.next = now + record.interval.min(RETRY).max(asked.took * REST);
+                    let rest = (asked.took * REST).min(LONGEST_RETRY);
+                    record.next = now + record.interval.min(RETRY).max(rest);
                     record.failure = Some(error.clone());
+                    record.failures += 1;
                 }
             }
         }
@@ -261,9 +295,19 @@ fn families(records: &[Record], now: Instant) -> Vec<Family> {
         "docker_disk_usage_collection_duration_seconds",
         "How long that answer took the engine. The next question waits at least 100 times as long.",
     );
+    let mut failures = Family::counter(
+        "docker_disk_usage_failures_total",
+        "Questions to which the engine gave no answer that could be used, within 60 s.",
+    );
+    let mut in_flight = Family::gauge(
+        "docker_disk_usage_in_flight",
+        "1 while the engine is working on the answer, else 0. It stalls when this is 1 at every look.",
+    );
     for record in records {
-        let Some(answer) = &record.answer else { continue };
         let object = [("object", record.object.as_str())];
+        failures.sample(&object, record.failures as f64);
+        in_flight.sample(&object, f64::from(u8::from(record.is_asked)));
+        let Some(answer) = &record.answer else { continue };
         last_success.timestamp(&object, Some(answer.at));
         duration.sample(&object, answer.took.as_secs_f64());
         if record.is_good(now) {
@@ -273,7 +317,7 @@ fn families(records: &[Record], now: Instant) -> Vec<Family> {
             active.sample(&object, answer.usage.active_objects as f64);
         }
     }
-    vec![bytes, reclaimable, objects, active, last_success, duration]
+    vec![bytes, reclaimable, objects, active, last_success, duration, failures, in_flight]
 }
 
 fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
@@ -291,7 +335,7 @@ mod tests {
     /// An answer with every kind of object, that took so long.
     fn answered(objects: &[Object], whole: bool, took: Duration) -> Asked {
         let sums = r#"{"ImageUsage": {}, "BuildCacheUsage": {}, "VolumeUsage": {}, "ContainerUsage": {}}"#;
-        let result = DiskUsage::parse(sums.as_bytes(), objects);
+        let result = DiskUsage::read(sums.as_bytes(), objects);
         Asked { objects: objects.to_vec(), whole, took, result }
     }
 
@@ -318,9 +362,11 @@ mod tests {
         ledger.learn(&answered(&[Object::BuildCache], false, 10 * SECOND), now);
         ledger.learn(&failed(&[Object::Containers], Duration::ZERO), now);
         assert_eq!(pauses(&ledger, now), [("images", 600), ("build_cache", 1000), ("containers", 30)]);
-        // A failure that was expensive is not cheaper to repeat.
+        // A failure that was expensive is not cheaper to repeat, but may not last for hours.
+        ledger.learn(&failed(&[Object::Containers], 2 * SECOND), now);
+        assert_eq!(pauses(&ledger, now)[2], ("containers", 200));
         ledger.learn(&failed(&[Object::Containers], 60 * SECOND), now);
-        assert_eq!(pauses(&ledger, now)[2], ("containers", 6000));
+        assert_eq!(pauses(&ledger, now)[2], ("containers", 900));
     }
 
     #[tokio::test(start_paused = true)]
@@ -338,11 +384,29 @@ mod tests {
         let samples = |ledger: &Ledger, now| -> Vec<usize> {
             families(&ledger.0, now).iter().map(|family| family.samples.len()).collect()
         };
+        // All but what tells how the asking goes.
+        let samples = |ledger: &Ledger, now| samples(ledger, now)[..6].to_vec();
         assert_eq!(samples(&ledger, now), [0; 6]);
         ledger.learn(&answered(&[Object::Images], false, SECOND), now);
         ledger.learn(&failed(&[Object::Images], SECOND), now + 300 * SECOND);
         assert_eq!(samples(&ledger, now + 899 * SECOND), [1; 6]);
         assert_eq!(samples(&ledger, now + 900 * SECOND), [0, 0, 0, 0, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_and_what_failed_can_be_seen() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(&Config::default(), now);
+        let seen = |ledger: &Ledger, name: &str| -> Vec<f64> {
+            let families = families(&ledger.0, now);
+            let family = families.iter().find(|family| family.name == name).expect(name);
+            family.samples.iter().map(|sample| sample.value).collect()
+        };
+        assert_eq!(ledger.ask(false), [Object::Images]);
+        assert_eq!(seen(&ledger, "docker_disk_usage_in_flight"), [1.0, 0.0, 0.0, 0.0]);
+        ledger.learn(&failed(&[Object::Images], SECOND), now);
+        assert_eq!(seen(&ledger, "docker_disk_usage_in_flight"), [0.0; 4]);
+        assert_eq!(seen(&ledger, "docker_disk_usage_failures_total"), [1.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -68,7 +68,45 @@ async fn an_unknown_answer_is_a_failed_look_and_not_an_empty_disk() {
         }
     };
     assert!(error.contains("/system/df has no known field"), "{error}");
-    assert!(collector.down().iter().all(|family| family.samples.is_empty()));
+    assert_eq!(values(&collector.down(), "docker_disk_usage_bytes", "object"), BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_stalls_is_seen_to_and_delays_nothing_else() {
+    let (_dir, socket, docker) = place();
+    let containers = Containers::default();
+    containers.lock().unwrap().insert("web", running("web", "2 hours", None, 1));
+    let fake = {
+        let engine = announcing(&containers, &Followers::default());
+        FakeDocker::start(&socket, move |path: &str| match path {
+            path if path.starts_with("/system/df") => Answer::Nothing,
+            path => engine(path),
+        })
+    };
+    let disk = DockerDisk::start(docker.clone(), &Default::default(), &CancellationToken::new());
+    let collector = start(docker);
+    let asked = |families: &[Family]| values(families, "docker_disk_usage_in_flight", "object");
+    while !asked(&look(&disk).await).values().any(|asked| *asked == 1.0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begun = Instant::now();
+    assert_eq!(restarts(&look(&collector).await)["web"], 1.0);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    let error = loop {
+        match disk.look(Instant::now()).await {
+            Err(error) => break error.to_string(),
+            Ok(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    };
+    assert_eq!(error, "the Docker engine did not answer within 60 s");
+    let down = disk.down();
+    let failures = values(&down, "docker_disk_usage_failures_total", "object");
+    assert_eq!(failures.values().sum::<f64>(), 4.0, "{failures:?}");
+    assert!(asked(&down).values().all(|asked| *asked == 0.0));
+    // Not for hours, whatever a hundred times the last one is.
+    fake.take_requests();
+    tokio::time::sleep(Duration::from_secs(15 * 60 + 1)).await;
+    assert!(fake.take_requests().iter().any(|path| path.contains("/system/df")));
 }
 
 #[tokio::test]

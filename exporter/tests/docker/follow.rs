@@ -314,3 +314,41 @@ async fn the_task_ends_with_the_token_and_with_the_collector() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_happens_while_the_list_is_written_is_not_lost() {
+    let (_dir, socket, docker) = place();
+    let containers = Containers::default();
+    let followers = Followers::default();
+    containers.lock().unwrap().insert("new", steady("new", 5));
+    let (list, receiver) = unbounded_channel();
+    let receiver = Mutex::new(Some(receiver));
+    let fake = {
+        let engine = announcing(&containers, &followers);
+        FakeDocker::start(&socket, move |path: &str| match path {
+            "/containers/json?all=1" => match receiver.lock().unwrap().take() {
+                Some(receiver) => Answer::Follows(receiver),
+                None => Answer::Says(500, r#"{"message": "asked twice"}"#.into()),
+            },
+            path => engine(path),
+        })
+    };
+    let collector = start(docker);
+    let bench = Bench { _dir, socket, containers, followers, fake, collector };
+    while bench.followers.lock().unwrap().is_empty() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // The engine has begun its list: one container is made, another one goes.
+    bench.announce("new");
+    bench.announce("gone");
+    let mut asked = Vec::new();
+    while asked.len() < 2 {
+        asked.extend(inspected(&bench.fake));
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (entry, _) = steady("gone", 0);
+    list.send(json!([entry]).to_string()).unwrap();
+    drop(list);
+    bench.shows(&[("new", 5.0)]).await;
+    assert_eq!(bench.missed(), Some(0));
+}

@@ -4,9 +4,19 @@
 //! reads one of them and gives `None` for the others without an error, and its `type=` never works; so this module
 //! reads the JSON itself and fails when no shape fits. The sums are those of `docker system df`.
 
-use serde::Deserialize;
+use std::io::{self, Read};
 
-use super::{Error, decode};
+use hyper::body::Bytes;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{Error, cut, http};
+
+/// The longest answer that is read. Engines that list every object have been seen to send 30 MB of build cache.
+const ANSWER_LIMIT: usize = 64 << 20;
+
+/// Pieces of an answer that wait to be read.
+const PIECES: usize = 4;
 
 /// What `docker system df` tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +74,10 @@ impl DiskUsage {
     /// # Errors
     /// When it is not JSON, or when an object that was asked for is missing: an unknown shape must never look like an
     /// empty disk.
-    pub fn parse(body: &[u8], asked: &[Object]) -> Result<Self, Error> {
-        let mut usage = decode::<Raw>("/system/df", body)?.usage();
+    pub fn read(body: impl Read, asked: &[Object]) -> Result<Self, Error> {
+        let raw: Raw = serde_json::from_reader(body)
+            .map_err(|error| Error::Answer(cut(&format!("/system/df: {error}")).to_owned()))?;
+        let mut usage = raw.usage();
         if let Some(object) = asked.iter().find(|object| usage.get(**object).is_none()) {
             return Err(Error::Answer(format!("/system/df has no known field for {}", object.as_str())));
         }
@@ -109,6 +121,47 @@ pub struct ObjectUsage {
     pub objects: u64,
     /// How many of them are in use.
     pub active_objects: u64,
+}
+
+/// Reads an answer while it comes, on a thread of its own: its text, which may be long, is never in memory as a whole.
+pub(super) async fn receive(mut answer: http::Answer, asked: &[Object]) -> Result<DiskUsage, Error> {
+    let (pieces, receiver) = mpsc::channel(PIECES);
+    let asked = asked.to_vec();
+    let reading =
+        tokio::task::spawn_blocking(move || DiskUsage::read(Pieces { receiver, rest: Bytes::new() }, &asked));
+    let mut length = 0;
+    while let Some(piece) = answer.next().await? {
+        length += piece.len();
+        if length > ANSWER_LIMIT {
+            return Err(Error::Answer(format!("/system/df: more than {ANSWER_LIMIT} bytes")));
+        }
+        // Who has read enough to refuse it hangs up.
+        if pieces.send(piece).await.is_err() {
+            break;
+        }
+    }
+    drop(pieces);
+    reading.await.map_err(|error| Error::Answer(format!("/system/df: {error}")))?
+}
+
+/// The text that comes in pieces. It ends when nobody can send more of them.
+struct Pieces {
+    receiver: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.rest = piece,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.rest.len());
+        buffer[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
+    }
 }
 
 /// The path to ask an engine of this version; an old one sends everything whatever is asked.
@@ -339,13 +392,13 @@ mod tests {
     #[test]
     fn all_three_shapes_give_the_sums_of_the_command_line() {
         for body in [LEGACY, BOTH] {
-            let seen = DiskUsage::parse(body, &Object::ALL).unwrap();
+            let seen = DiskUsage::read(body, &Object::ALL).unwrap();
             assert_eq!(seen.get(Object::Images), usage(1000, 500, 2, 1));
             assert_eq!(seen.get(Object::Containers), usage(17, 7, 3, 2));
             assert_eq!(seen.get(Object::Volumes), usage(80, 30, 4, 1));
             assert_eq!(seen.get(Object::BuildCache), usage(4196, 4096, 3, 1));
         }
-        let seen = DiskUsage::parse(SUMS, &[Object::Images, Object::BuildCache]).unwrap();
+        let seen = DiskUsage::read(SUMS, &[Object::Images, Object::BuildCache]).unwrap();
         assert_eq!(seen.get(Object::Images), usage(1000, 0, 2, 0));
         assert_eq!(seen.get(Object::BuildCache), usage(0, 0, 0, 0));
         assert_eq!(seen.get(Object::Volumes), None);
@@ -355,7 +408,7 @@ mod tests {
     fn what_was_not_asked_for_is_not_an_empty_disk() {
         let body =
             br#"{"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null}"#;
-        let seen = DiskUsage::parse(body, &[Object::BuildCache]).unwrap();
+        let seen = DiskUsage::read(&body[..], &[Object::BuildCache]).unwrap();
         assert_eq!(seen.get(Object::BuildCache), usage(0, 0, 0, 0));
         assert_eq!(seen.get(Object::Images), None);
     }
@@ -372,13 +425,13 @@ mod tests {
             ),
             (b"{}", "/system/df has no known field for images"),
         ] {
-            let error = DiskUsage::parse(body, &[Object::Images, Object::BuildCache]).unwrap_err();
+            let error = DiskUsage::read(body, &[Object::Images, Object::BuildCache]).unwrap_err();
             assert_eq!(error.reason(), "bad_answer");
             assert_eq!(error.to_string(), format!("the Docker engine's answer cannot be read: {message}"));
         }
         for body in [&b""[..], b"[]", b"<html>", br#"{"ImageUsage": 5}"#, br#"{"Images": [{"Size": "big"}]}"#]
         {
-            assert_eq!(DiskUsage::parse(body, &[Object::Images]).unwrap_err().reason(), "bad_answer");
+            assert_eq!(DiskUsage::read(body, &[Object::Images]).unwrap_err().reason(), "bad_answer");
         }
     }
 
@@ -387,7 +440,7 @@ mod tests {
         let body = br#"{"LayersSize": 9223372036854775807,
             "Images": [{"Size": 9223372036854775807, "Containers": 1}, {"Size": 9223372036854775807, "Containers": 1}],
             "BuildCache": [{"Size": 9223372036854775807}, {"Size": 9223372036854775807}, {"Size": 9223372036854775807}]}"#;
-        let seen = DiskUsage::parse(body, &[Object::Images, Object::BuildCache]).unwrap();
+        let seen = DiskUsage::read(&body[..], &[Object::Images, Object::BuildCache]).unwrap();
         assert_eq!(seen.get(Object::Images), usage(i64::MAX.unsigned_abs(), 0, 2, 2));
         assert_eq!(seen.get(Object::BuildCache).unwrap().bytes, u64::MAX);
     }

@@ -252,8 +252,10 @@ impl Docker {
     /// # Errors
     /// When the engine cannot be reached, takes longer than [`DISK_USAGE_LIMIT`], or answers in an unknown shape.
     pub async fn disk_usage(&self, kinds: &[Object]) -> Result<DiskUsage, Error> {
-        let path = disk_usage::path(self.api_version().await?, kinds);
-        DiskUsage::parse(&self.get(&path, DISK_USAGE_LIMIT).await?, kinds)
+        let (major, minor) = self.api_version().await?;
+        let path = format!("/v{major}.{minor}{}", disk_usage::path((major, minor), kinds));
+        let asking = async { disk_usage::receive(http::open(self.host()?, &path).await?, kinds).await };
+        self.judged(limited(DISK_USAGE_LIMIT, asking).await)
     }
 
     /// The API version in which the engine is asked: its newest, or the newest that is known here.

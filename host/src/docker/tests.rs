@@ -284,6 +284,36 @@ async fn disk_usage_is_asked_for_by_kind_where_the_engine_can() {
 }
 
 #[tokio::test]
+async fn a_long_list_of_objects_is_read_while_it_comes() {
+    let (_dir, socket, docker) = place();
+    let record = r#"{"ID": "p0qkyyc7yvxqk7cqk4h2rnz0l", "Type": "regular", "InUse": false, "Shared": false, "Size": 2}"#;
+    let records = vec![record; 50_000].join(",");
+    let body = format!(r#"{{"BuildCache": [{records}], "LayersSize": 0}}"#);
+    let _fake = FakeDocker::start(&socket, engine("1.45", move |_| Answer::json(&body)));
+    let seen = docker.disk_usage(&[Object::BuildCache]).await.unwrap().get(Object::BuildCache).unwrap();
+    assert_eq!((seen.bytes, seen.objects), (100_000, 50_000));
+}
+
+#[tokio::test]
+async fn no_disk_usage_is_too_long_and_none_comes_without_end() {
+    for (answer, message) in [
+        (Answer::Endless, "/system/df: more than 67108864 bytes"),
+        (Answer::json("<html>"), "/system/df: expected value at line 1 column 1"),
+        // The connection was closed in the middle, or the engine has nothing to say.
+        (Answer::json(r#"{"BuildCache": ["#), "/system/df: EOF while parsing a list at line 1 column 16"),
+        (Answer::json(""), "/system/df: EOF while parsing a value at line 1 column 0"),
+    ] {
+        let (_dir, socket, docker) = place();
+        let answer = Mutex::new(Some(answer));
+        let fake =
+            FakeDocker::start(&socket, engine("1.45", move |_| lock(&answer).take().expect("asked once")));
+        let error = docker.disk_usage(&[Object::BuildCache]).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("the Docker engine's answer cannot be read: {message}"));
+        fake.all_closed().await;
+    }
+}
+
+#[tokio::test]
 async fn a_tcp_host_is_asked_over_plain_http() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

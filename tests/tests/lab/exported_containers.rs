@@ -1,4 +1,5 @@
-//! What the exporter says of containers, against what `docker inspect` says of the same ones, on a real engine.
+//! What the exporter says of containers and of the disk they take, against what `docker inspect` and `docker system df`
+//! say of the same ones, on a real engine.
 
 use std::{
     collections::BTreeMap,
@@ -35,6 +36,8 @@ async fn exported_containers_are_what_docker_inspects() -> Result<()> {
     lab.lives().await?;
     lab.healthchecks().await?;
     lab.comings_and_goings().await?;
+    lab.failed_starts().await?;
+    lab.disk_usage().await?;
     let missed = lab.exporter.scrape().await?.value(MISSED, &[("collector", "docker")]);
     ensure!(missed == Some(0.0), "the engine announced all of it, and the exporter missed {missed:?}");
     lab.engine_restarts().await
@@ -168,6 +171,70 @@ impl Lab {
         self.agrees("removals right after the start", "calm", "running").await?;
         self.docker(&["rm", "--force", "made", "ended", "greedy", "unprobed"]).await?;
         self.agrees("removals", "calm", "running").await
+    }
+
+    /// The engine announces nothing when it cannot start a container.
+    async fn failed_starts(&self) -> Result<()> {
+        self.docker(&["create", "--name", "unstartable", BUSYBOX, "/no/such/program"]).await?;
+        ensure!(self.docker(&["start", "unstartable"]).await.is_err(), "it started");
+        self.agrees_when("a failed start", "unstartable", |it| it["State"]["ExitCode"] == 127).await?;
+        self.docker(&["rm", "unstartable"]).await.map(drop)
+    }
+
+    /// An exporter that starts asks at once.
+    async fn disk_usage(&self) -> Result<()> {
+        self.engine
+            .build("lab/unused", &format!("FROM {BUSYBOX}\nRUN dd if=/dev/urandom of=/a bs=1M count=3\n"))
+            .await?;
+        let writes = ["dd", "if=/dev/urandom", "of=/data/a", "bs=1M", "count=2"];
+        self.docker(
+            &[&["run", "--rm", "--network", "none", "--volume", "data:/data", BUSYBOX], &writes[..]].concat(),
+        )
+        .await?;
+        self.engine
+            .run(&["--name", "written"], &["dd", "if=/dev/urandom", "of=/a", "bs=1M", "count=1"])
+            .await?;
+        self.agrees("an end after writing", "written", "exited").await?;
+        let around = Surroundings { bus: None, docker: Some(self.engine.host()) };
+        for _ in 0..10 {
+            let before = self.system_df().await?;
+            let exporter = Exporter::start(&namespace::place("disk")?, free_port()?, None, &around).await?;
+            let said = wait_for("the disk usage", PATIENCE, async || {
+                let said = disk_usage(&exporter.scrape().await?);
+                ensure!(said.len() == 4, "{said:?}");
+                Ok(said)
+            })
+            .await?;
+            // A build lets go of its cache some time after it.
+            if self.system_df().await? == before {
+                let same = before.iter().all(|(object, [bytes, reclaimable, rest @ ..])| {
+                    let [said_bytes, said_reclaimable, said_rest @ ..] = &said[object];
+                    is_about(*said_bytes, *bytes)
+                        && is_about(*said_reclaimable, *reclaimable)
+                        && said_rest == rest
+                });
+                ensure!(same, "docker says {before:?}, the exporter {said:?}");
+                ensure!(before["volumes"][0] > 2e6 && before["build_cache"][0] > 3e6, "{before:?}");
+                return Ok(());
+            }
+        }
+        bail!("the disk usage never stands still")
+    }
+
+    /// Bytes, reclaimable bytes, objects and active ones, by the exporter's names.
+    async fn system_df(&self) -> Result<BTreeMap<String, [f64; 4]>> {
+        let text = self.docker(&["system", "df", "--format", "{{json .}}"]).await?;
+        let mut table = BTreeMap::new();
+        for line in text.lines() {
+            let line: BTreeMap<String, String> = serde_json::from_str(line)?;
+            let object = match line["Type"].as_str() {
+                "Local Volumes" => "volumes".to_owned(),
+                other => other.to_lowercase().replace(' ', "_"),
+            };
+            let (bytes, reclaimable) = (bytes(&line["Size"])?, bytes(&line["Reclaimable"])?);
+            table.insert(object, [bytes, reclaimable, line["TotalCount"].parse()?, line["Active"].parse()?]);
+        }
+        Ok(table)
     }
 
     async fn engine_restarts(&mut self) -> Result<()> {
@@ -324,6 +391,39 @@ fn said(scrape: &Exposition) -> BTreeMap<String, Facts> {
         containers.insert(label("name"), facts);
     }
     containers
+}
+
+/// The same as the exporter says it.
+fn disk_usage(scrape: &Exposition) -> BTreeMap<String, [f64; 4]> {
+    let metrics = [
+        "docker_disk_usage_bytes",
+        "docker_disk_usage_reclaimable_bytes",
+        "docker_disk_usage_objects",
+        "docker_disk_usage_active_objects",
+    ];
+    let objects = scrape.all(metrics[0], &[]).map(|sample| sample.labels["object"].clone());
+    let values =
+        |object: &str| metrics.map(|metric| scrape.value(metric, &[("object", object)]).unwrap_or(f64::NAN));
+    objects.map(|object| (object.clone(), values(&object))).collect()
+}
+
+/// `1.09MB (96%)`, as people are told.
+fn bytes(text: &str) -> Result<f64> {
+    let size = text.split(' ').next().unwrap_or_default();
+    let digits = size.trim_end_matches(char::is_alphabetic);
+    let factor = match &size[digits.len()..] {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        unit => bail!("{unit} is no unit"),
+    };
+    Ok(digits.parse::<f64>()? * factor)
+}
+
+/// People are told four digits.
+fn is_about(exact: f64, told: f64) -> bool {
+    (exact - told).abs() <= told * 0.001
 }
 
 /// Failing streak and last run of the probe of the one that flaps.

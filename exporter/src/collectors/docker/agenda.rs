@@ -83,14 +83,18 @@ impl Agenda {
             return;
         };
         question.why = question.why.max(why);
+        if why == Why::Beginning && !question.is_unread {
+            question.is_unread = true;
+            self.unread += 1;
+        }
         match question.place {
-            Place::Asked => question.place = Place::AskedTooEarly,
+            Place::Asked if why == Why::Announced => question.place = Place::AskedTooEarly,
             Place::Later if why == Why::Announced => {
                 question.place = Place::Ready;
                 self.later.retain(|(_, other)| **other != *id);
                 self.ready.push_back(id.into());
             }
-            Place::Ready | Place::Later | Place::AskedTooEarly => {}
+            Place::Ready | Place::Later | Place::Asked | Place::AskedTooEarly => {}
         }
     }
 
@@ -130,6 +134,11 @@ impl Agenda {
             self.later.push((now + pause, id.into()));
         }
         Some(why)
+    }
+
+    /// How many are to be asked about.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// Whether everything has been asked about since the beginning.
@@ -175,9 +184,14 @@ impl Rate {
         }
         self.heard = self.heard.saturating_add(1);
         if self.heard > FLOOD {
-            self.flood_until = Some(now + QUIET);
+            self.overflow(now);
         }
         self.flood_until.is_some()
+    }
+
+    /// More has come than can be followed.
+    pub(super) fn overflow(&mut self, now: Instant) {
+        self.flood_until = Some(now + QUIET);
     }
 
     /// When the flood is over if nothing more comes.

@@ -55,6 +55,9 @@ const CHECK_REST: u32 = 50_000;
 /// How many containers are asked about at each comparison for no reason.
 const SAMPLE: usize = 8;
 
+/// How many more containers may be announced than there are, while the engine says nothing about them.
+const UNKNOWN: usize = 1000;
+
 /// While the engine says nothing about a container, its line of the list is read this often at most.
 const LINES: Duration = Duration::from_secs(5);
 
@@ -228,7 +231,11 @@ impl<'a> Follower<'a> {
     }
 
     fn hear(&mut self, id: &str) {
-        if self.rate.hear(Instant::now()) {
+        let now = Instant::now();
+        if self.agenda.len() > self.shared.kept().picture.containers.len() + UNKNOWN {
+            self.rate.overflow(now);
+        }
+        if self.rate.hear(now) {
             if *self.shared.phase.borrow() != Phase::Apart {
                 tracing::info!(
                     "more changes of containers than can be followed: the list is read at each scrape"
@@ -306,11 +313,14 @@ impl<'a> Follower<'a> {
         let is_first = *self.shared.phase.borrow() == Phase::Listing;
         match list {
             Ok(list) if is_first => {
-                list.iter().for_each(|listed| self.agenda.mark(&listed.id, Why::Beginning));
-                let known =
-                    |listed: Listed| (listed.id.as_str().into(), Known::listed(listed, asked, self.labels));
-                let containers = list.into_iter().map(known).collect();
-                self.shared.change(|picture| picture.containers = containers);
+                self.shared.change(|picture| {
+                    for listed in list {
+                        self.agenda.mark(&listed.id, Why::Beginning);
+                        // What was announced meanwhile may have been asked about already.
+                        let known = picture.containers.entry(listed.id.as_str().into());
+                        known.or_insert_with(|| Known::listed(listed, asked, self.labels));
+                    }
+                });
                 self.shared.enter(Phase::Reading);
             }
             Ok(list) => self.compare(asked, list),
