@@ -36,7 +36,6 @@ async fn exported_containers_are_what_docker_inspects() -> Result<()> {
     lab.lives().await?;
     lab.healthchecks().await?;
     lab.comings_and_goings().await?;
-    lab.failed_starts().await?;
     lab.disk_usage().await?;
     let missed = lab.exporter.scrape().await?.value(MISSED, &[("collector", "docker")]);
     ensure!(missed == Some(0.0), "the engine announced all of it, and the exporter missed {missed:?}");
@@ -171,14 +170,6 @@ impl Lab {
         self.agrees("removals right after the start", "calm", "running").await?;
         self.docker(&["rm", "--force", "made", "ended", "greedy", "unprobed"]).await?;
         self.agrees("removals", "calm", "running").await
-    }
-
-    /// The engine announces nothing when it cannot start a container.
-    async fn failed_starts(&self) -> Result<()> {
-        self.docker(&["create", "--name", "unstartable", BUSYBOX, "/no/such/program"]).await?;
-        ensure!(self.docker(&["start", "unstartable"]).await.is_err(), "it started");
-        self.agrees_when("a failed start", "unstartable", |it| it["State"]["ExitCode"] == 127).await?;
-        self.docker(&["rm", "unstartable"]).await.map(drop)
     }
 
     /// An exporter that starts asks at once.
