@@ -85,6 +85,12 @@ lab-test: ## the lab's tests only; ARGS=NAME for those named so
 	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
 	$(cargo) test --workspace --features evenkeel-tests/lab --test lab -- $(ARGS)
 
+.PHONY: golden
+golden: ## write tests/golden/exporter.prom anew: what the exporter publishes of a fixed state
+	@$(call need_root,golden)
+	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
+	EVENKEEL_UPDATE_GOLDEN=1 $(cargo) test --workspace --features evenkeel-tests/lab --test lab -- golden
+
 ##@ Measure
 
 .PHONY: bench

@@ -2,7 +2,7 @@
 //!
 //! A disk fills until its build cache is pruned, a service fails and is restarted, another loops, one container is
 //! sick and one has a healthcheck that cannot work, Redis is away by name and then loads, Docker hangs for a while.
-//! Metrics and labels are those of `tests/golden/metric-names.txt`; nothing here is measured.
+//! Metrics and labels are those of `tests/golden/`; nothing here is measured.
 //!
 //! ```sh
 //! cargo run -p evenkeel-tests --example dashboard_story -- "$(date +%s)" > story.om

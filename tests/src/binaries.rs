@@ -20,7 +20,8 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    fn apply(&self, command: &mut Command) {
+    /// Tells a program by the usual variables.
+    pub fn apply(&self, command: &mut Command) {
         let pairs = [("DBUS_SYSTEM_BUS_ADDRESS", &self.bus), ("DOCKER_HOST", &self.docker)];
         for (name, value) in pairs {
             if let Some(value) = value {

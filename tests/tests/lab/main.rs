@@ -13,6 +13,7 @@ mod duplicates;
 mod exported_containers;
 mod exported_units;
 mod full_disk;
+mod golden;
 mod hang;
 mod held_back;
 mod itself;
@@ -56,6 +57,7 @@ fn main() {
         exported_containers::trials(),
         exported_units::trials(),
         sockets::trials(),
+        golden::trials(),
         metrics::trials(),
         parity::trials(),
         full_disk::trials(),

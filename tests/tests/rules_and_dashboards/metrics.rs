@@ -1,4 +1,5 @@
-//! The metrics that may be used, and their labels: `tests/golden/metric-names.txt`.
+//! The metrics that may be used, and their labels: those in `tests/golden/exporter.prom`, and those listed in
+//! `tests/golden/metric-names.txt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +9,21 @@ pub(crate) struct Metrics(BTreeMap<String, BTreeSet<String>>);
 
 impl Metrics {
     pub(crate) fn golden() -> Self {
-        let text = repository::text("tests/golden/metric-names.txt");
-        let mut metrics = BTreeMap::new();
-        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let exporter = repository::text("tests/golden/exporter.prom");
+        let mut metrics = BTreeMap::<String, BTreeSet<String>>::new();
+        for line in exporter.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            // No value in this file holds a quotation mark, so every other piece is outside of them.
+            let outside = line[name.len()..].split('"').step_by(2);
+            let labels = outside.filter_map(|piece| piece.trim_start_matches(['{', ',']).strip_suffix('='));
+            // Prometheus adds these two to everything it scrapes.
+            let labels = labels.chain(["instance", "job"]).map(str::to_owned);
+            metrics.entry(name.to_owned()).or_default().extend(labels);
+        }
+        let listed = repository::text("tests/golden/metric-names.txt");
+        for line in listed.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let mut words = line.split_whitespace().map(str::to_owned);
             let name = words.next().unwrap();
-            // Prometheus adds these two to everything it scrapes.
             let labels = words.chain(["instance".to_owned(), "job".to_owned()]).collect();
             assert!(metrics.insert(name.clone(), labels).is_none(), "{name} is listed twice");
         }
