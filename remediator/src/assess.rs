@@ -108,7 +108,7 @@ impl Assessor {
         match checked.unwrap_or_else(|_| Err(Failure::Refused(format!("no answer within {CHECK_TIMEOUT:?}"))))
         {
             Err(failure) => Check::Skip("check_failed", failure.to_string()),
-            Ok(Check::Go) if !self.config.deletion.allows(action.class()) => Check::Skip(
+            Ok(Check::Go | Check::Frees(_)) if !self.config.deletion.allows(action.class()) => Check::Skip(
                 "policy",
                 format!(
                     "it is of class {} and policy.deletion is {}",

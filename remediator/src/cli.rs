@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config},
-    explain, journal, serve, simulate, status,
+    explain,
+    helper::{self, Verb},
+    journal, serve, simulate, status,
 };
 
 /// EX_USAGE of sysexits.h.
@@ -81,6 +83,14 @@ enum Command {
         rule: String,
         /// The target's name: a unit, a container, a mount point.
         target: String,
+    },
+    /// For the template units: do what takes root.
+    #[command(hide = true)]
+    Helper {
+        /// What to do.
+        verb: Verb,
+        /// The rule and the target, as the unit's instance has them.
+        instance: String,
     },
 }
 
@@ -158,6 +168,9 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
             status::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
         }
         Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,
+        Command::Helper { verb, instance } => {
+            helper::run(config, &cli.config_file, verb, &instance, out).await
+        }
     }
 }
 

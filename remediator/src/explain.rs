@@ -65,6 +65,7 @@ fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Resu
             DoneWhen::UsageBelow(mark) => format!("usage below {:.0} %", mark * 100.0),
             DoneWhen::Active => "active".to_owned(),
             DoneWhen::NotFailed => "not failed".to_owned(),
+            DoneWhen::Stopped => "stopped".to_owned(),
             DoneWhen::Healthy => "healthy".to_owned(),
         };
         writeln!(

@@ -106,6 +106,16 @@ impl Observation {
         }
     }
 
+    /// Whether a unit has failed or loops, or a container runs and says that it is sick. What a filesystem looks like
+    /// says by itself whether it is full, not whether it is too full.
+    pub fn is_unwell(&self) -> bool {
+        match self {
+            Self::Filesystem(_) => false,
+            Self::Unit(unit) => unit.is_failed() || unit.is_looping(),
+            Self::Container(container) => container.state == "running" && container.health == "unhealthy",
+        }
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         match self {

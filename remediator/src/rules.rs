@@ -56,6 +56,8 @@ pub enum DoneWhen {
     Active,
     /// The unit is not failed.
     NotFailed,
+    /// The unit is not running, and does not start again.
+    Stopped,
     /// The container is healthy, or runs and has no healthcheck.
     Healthy,
 }
@@ -114,9 +116,8 @@ impl Rule {
         }
         let needed = match seen {
             Observation::Filesystem(filesystem) => filesystem.used_ratio > self.usage_above,
-            Observation::Unit(unit) => unit.is_failed() || unit.is_looping(),
-            Observation::Container(container) => {
-                container.state == "running" && container.health == "unhealthy"
+            Observation::Unit(_) | Observation::Container(_) => {
+                self.steps.iter().any(|step| step.0.class().acts() && step.0.is_for(seen))
             }
         };
         if needed { Need::Needed } else { Need::NotNeeded(seen.summary()) }
@@ -159,6 +160,9 @@ impl DoneWhen {
             }
             (Self::Active, Observation::Unit(unit)) => unit.active_state == "active",
             (Self::NotFailed, Observation::Unit(unit)) => !unit.is_failed() && !unit.is_looping(),
+            (Self::Stopped, Observation::Unit(unit)) => {
+                matches!(unit.active_state.as_str(), "inactive" | "failed")
+            }
             (Self::Healthy, Observation::Container(container)) => {
                 container.state == "running" && matches!(container.health.as_str(), "healthy" | "none")
             }

@@ -361,7 +361,7 @@ fn unsigned(number: Option<i64>) -> u64 {
 }
 
 /// RFC 3339, in any offset. Docker writes year 1 for "never".
-fn time(text: Option<&str>) -> Option<SystemTime> {
+pub(super) fn time(text: Option<&str>) -> Option<SystemTime> {
     let timestamp: jiff::Timestamp = text?.parse().ok()?;
     (timestamp.as_second() > 0).then(|| timestamp.into())
 }

@@ -12,6 +12,7 @@ mod events;
 pub mod fake;
 mod health;
 mod http;
+mod images;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub use disk_usage::{DiskUsage, Object, ObjectUsage, TYPE_FILTER_SINCE};
 pub use events::{Event, Events};
 pub use health::{Health, HealthDetail, LastProbe, OUTPUT_LIMIT, ProbeResult, classify_probe};
 use http::Host;
+pub use images::Image;
 
 /// The limit of one question. The caller may have a shorter one.
 pub const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -241,6 +243,31 @@ impl Docker {
         }
         match self.get(&format!("/containers/{id_or_name}/json"), CALL_LIMIT).await {
             Ok(body) => container::parse_inspect(&body).map(Some),
+            Err(Error::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All images but those that are only parts of others.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or the answer is no list of images.
+    pub async fn images(&self) -> Result<Vec<Image>, Error> {
+        images::parse_list(&self.get("/images/json", CALL_LIMIT).await?)
+    }
+
+    /// When an image got its newest name on this engine, which is when it was pulled or built here; `None` when it never
+    /// had one, or there is no such image (any more).
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or the answer is no image.
+    pub async fn image_tagged(&self, id: &str) -> Result<Option<SystemTime>, Error> {
+        // It becomes a part of a path: anything else would ask the engine something else.
+        if !images::is_image_id(id) {
+            return Ok(None);
+        }
+        match self.get(&format!("/images/{id}/json"), CALL_LIMIT).await {
+            Ok(body) => images::parse_tagged(&body),
             Err(Error::Refused { status: 404, .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,11 +1,27 @@
 //! The hands: the only code that changes the host. One file an action; the list is in [`NAMES`] and `parse`.
 
+#[cfg(test)]
+mod bench;
 mod build_cache_prune;
+mod by_root;
 mod collect_report;
+mod container_log_truncate;
+mod container_prune;
 mod container_restart;
+mod container_start;
+mod daemon_reload;
+mod disk;
+mod engine;
+mod image_prune;
+mod journal_vacuum;
 mod notify;
+mod run_unit;
+mod unit_job;
+mod unit_reload;
 mod unit_reset_failed;
 mod unit_restart;
+mod unit_start;
+mod unit_stop;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -26,17 +42,32 @@ use crate::{
 };
 
 /// Every action's name, as written in a rule's `steps`.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: &[&str] = &[
     build_cache_prune::NAME,
     collect_report::NAME,
+    container_log_truncate::NAME,
+    container_prune::NAME,
     container_restart::NAME,
+    container_start::NAME,
+    daemon_reload::NAME,
+    image_prune::NAME,
+    journal_vacuum::NAME,
     notify::NAME,
+    run_unit::NAME,
+    unit_reload::NAME,
     unit_reset_failed::NAME,
     unit_restart::NAME,
+    unit_start::NAME,
+    unit_stop::NAME,
 ];
 
 /// The action that takes a report.
 pub const REPORT: &str = collect_report::NAME;
+/// The actions that take root, for the helper that does them.
+pub(crate) const CONTAINER_LOG_TRUNCATE: &str = container_log_truncate::NAME;
+pub(crate) const DAEMON_RELOAD: &str = daemon_reload::NAME;
+pub(crate) const JOURNAL_VACUUM: &str = journal_vacuum::NAME;
+pub(crate) use by_root::start as start_helper;
 
 /// A step that takes a report.
 pub fn report() -> Step {
@@ -46,7 +77,7 @@ pub fn report() -> Step {
 /// The names of the actions that can be done about such a thing.
 pub fn fitting(kind: Kind) -> Vec<&'static str> {
     let fits = |name: &&str| parse::<value::Error>(name, NoParameters).is_ok_and(|step| step.0.fits(kind));
-    NAMES.into_iter().filter(fits).collect()
+    NAMES.iter().copied().filter(fits).collect()
 }
 
 /// The action of this name with its parameters.
@@ -54,11 +85,23 @@ fn parse<E: serde::de::Error>(name: &str, parameters: impl Parameters<E>) -> Res
     Ok(Step(match name {
         build_cache_prune::NAME => Arc::new(parameters.read::<build_cache_prune::BuildCachePrune>()?),
         collect_report::NAME => Arc::new(parameters.read::<collect_report::CollectReport>()?),
+        container_log_truncate::NAME => {
+            Arc::new(parameters.read::<container_log_truncate::ContainerLogTruncate>()?)
+        }
+        container_prune::NAME => Arc::new(parameters.read::<container_prune::ContainerPrune>()?),
         container_restart::NAME => Arc::new(parameters.read::<container_restart::ContainerRestart>()?),
+        container_start::NAME => Arc::new(parameters.read::<container_start::ContainerStart>()?),
+        daemon_reload::NAME => Arc::new(parameters.read::<daemon_reload::DaemonReload>()?),
+        image_prune::NAME => Arc::new(parameters.read::<image_prune::ImagePrune>()?),
+        journal_vacuum::NAME => Arc::new(parameters.read::<journal_vacuum::JournalVacuum>()?),
         notify::NAME => Arc::new(parameters.read::<notify::Notify>()?),
+        run_unit::NAME => Arc::new(parameters.read::<run_unit::RunUnit>()?),
+        unit_reload::NAME => Arc::new(parameters.read::<unit_reload::UnitReload>()?),
         unit_reset_failed::NAME => Arc::new(parameters.read::<unit_reset_failed::UnitResetFailed>()?),
         unit_restart::NAME => Arc::new(parameters.read::<unit_restart::UnitRestart>()?),
-        unknown => return Err(E::unknown_variant(unknown, &NAMES)),
+        unit_start::NAME => Arc::new(parameters.read::<unit_start::UnitStart>()?),
+        unit_stop::NAME => Arc::new(parameters.read::<unit_stop::UnitStop>()?),
+        unknown => return Err(E::unknown_variant(unknown, NAMES)),
     }))
 }
 
@@ -72,6 +115,17 @@ pub trait Action: Send + Sync + fmt::Debug {
 
     /// Whether it can be done about such a thing.
     fn fits(&self, kind: Kind) -> bool;
+
+    /// Whether such a state is what it is for. A rule about units or containers is needed when one of its steps is for
+    /// what is seen; one about filesystems says itself when it is.
+    fn is_for(&self, seen: &Observation) -> bool {
+        seen.is_unwell()
+    }
+
+    /// Whether it only makes way for the steps after it: then those are not held up until the target might be well.
+    fn prepares(&self) -> bool {
+        false
+    }
 
     /// How long it may take; after that what it did is unknown.
     fn timeout(&self) -> Duration {
@@ -120,6 +174,8 @@ pub struct Job {
 pub enum Check {
     /// It may help.
     Go,
+    /// It may help, and frees so many bytes at most.
+    Frees(u64),
     /// It would not, or must not: the word is a metric label, the detail for people. The next step is tried.
     Skip(&'static str, String),
 }
@@ -207,28 +263,58 @@ mod tests {
 
     use super::*;
 
+    /// Every action with its smallest parameters, and its class. The class is part of the contract: a change here is a
+    /// change of what a deletion policy lets through.
+    const CLASSES: &[(&str, Class)] = &[
+        ("build_cache_prune", Class::D1),
+        ("build_cache_prune: {all: true}", Class::D1),
+        ("collect_report", Class::S0),
+        ("container_log_truncate: {containers: [shop_*]}", Class::D2),
+        ("container_prune", Class::D2),
+        ("container_restart", Class::S2),
+        ("container_start", Class::S2),
+        ("daemon_reload", Class::S1),
+        ("image_prune", Class::D1),
+        ("image_prune: {unused: true}", Class::D2),
+        ("journal_vacuum: {keep_time: 7d}", Class::D2),
+        ("notify", Class::S0),
+        ("run_unit: {name: tidy}", Class::S2),
+        ("run_unit: {name: tidy, class: D1}", Class::D1),
+        ("run_unit: {name: tidy, class: D2}", Class::D2),
+        ("unit_reload", Class::S2),
+        ("unit_reset_failed", Class::S1),
+        ("unit_restart", Class::S2),
+        ("unit_start", Class::S2),
+        ("unit_stop", Class::S2),
+    ];
+
+    fn read(text: &str) -> Step {
+        yaml::<Vec<Step>>("t.yml", &format!("- {text}\n")).unwrap().remove(0)
+    }
+
     #[test]
-    fn every_name_is_an_action_of_that_name() {
-        for name in NAMES {
-            let steps: Vec<Step> = yaml("t.yml", &format!("- {name}\n- {name}: {{}}\n")).unwrap();
-            assert!(steps.iter().all(|step| step.0.name() == name), "{name}");
+    fn classes_are_what_the_documentation_says() {
+        for (step, expected) in CLASSES {
+            assert_eq!(read(step).0.class(), *expected, "{step}");
         }
     }
 
-    /// The class is part of the contract: a change here is a change of what a deletion policy lets through.
     #[test]
-    fn classes_are_what_the_documentation_says() {
-        let class = |yaml_text: &str| yaml::<Vec<Step>>("t.yml", yaml_text).unwrap()[0].0.class();
-        for (step, expected) in [
-            ("- collect_report", Class::S0),
-            ("- notify", Class::S0),
-            ("- unit_reset_failed", Class::S1),
-            ("- unit_restart", Class::S2),
-            ("- container_restart", Class::S2),
-            ("- build_cache_prune", Class::D1),
-            ("- build_cache_prune: {all: true}", Class::D1),
-        ] {
-            assert_eq!(class(step), expected, "{step}");
+    fn every_name_is_an_action_of_that_name_and_has_a_class() {
+        let mut named: Vec<&str> = CLASSES.iter().map(|(step, _)| read(step).0.name()).collect();
+        named.dedup();
+        assert_eq!(named, NAMES);
+    }
+
+    #[test]
+    fn no_policy_lets_more_through_than_it_says() {
+        use crate::policy::Deletion;
+        for (step, class) in CLASSES {
+            let allowed = |policy: Deletion| policy.allows(read(step).0.class());
+            let deletes = matches!(class, Class::D1 | Class::D2);
+            assert_eq!(allowed(Deletion::None), !deletes, "{step}");
+            assert_eq!(allowed(Deletion::Cache), *class != Class::D2, "{step}");
+            assert!(allowed(Deletion::Data), "{step}");
         }
     }
 

@@ -4,7 +4,7 @@
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, unit_restart::call_failure};
+use super::{Action, Check, Done, Failure, Job, unit_job::call_failure};
 use crate::{
     observe::Observation,
     policy::Class,
@@ -30,6 +30,10 @@ impl Action for UnitResetFailed {
 
     fn fits(&self, kind: Kind) -> bool {
         kind == Kind::Unit
+    }
+
+    fn prepares(&self) -> bool {
+        true
     }
 
     fn plan(&self, target: &Target) -> String {

@@ -151,6 +151,7 @@ pub(super) struct VerifyFile {
     pub(super) usage_below: Option<Ratio>,
     pub(super) active_for: Option<PromDuration>,
     pub(super) not_failed_for: Option<PromDuration>,
+    pub(super) stopped_for: Option<PromDuration>,
     pub(super) healthy_for: Option<PromDuration>,
     pub(super) hold: Option<PromDuration>,
     pub(super) within: PromDuration,

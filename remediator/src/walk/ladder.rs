@@ -158,7 +158,13 @@ impl Walker {
             let record = self.act(id, reserved, position, step, &job).await?;
             way.did(&record);
             let may_go_on = record.state == StepState::Unknown;
-            match self.effect(rule, &sight.target, Some(&before), may_go_on).await {
+            let makes_way = step.0.prepares() && has_more(rule, position);
+            let glance = if makes_way { self.glance(rule, &sight.target, &before).await } else { None };
+            let effect = match glance {
+                Some(effect) => effect,
+                None => self.effect(rule, &sight.target, Some(&before), may_go_on).await,
+            };
+            match effect {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
                     return self
@@ -321,6 +327,17 @@ impl Walker {
         }
     }
 
+    /// One look after a step that only makes way for the next; nothing when the target looks well all the same, and so
+    /// has to be verified.
+    async fn glance(&self, rule: &Rule, target: &Target, before: &Observation) -> Option<Effect> {
+        let seen = self.assessor.eyes.observe(target).await.ok();
+        let is_well = match &rule.verify {
+            Some(verify) => seen.as_ref().is_some_and(|seen| verify.done.met(before, seen)),
+            None => seen.as_ref().is_some_and(|seen| !rule.needs(seen)),
+        };
+        (!is_well).then_some(Effect::NotWell(seen))
+    }
+
     /// One look for a rule without a mark: what it no longer needs is done.
     async fn no_longer_needed(&self, rule: &Rule, target: &Target) -> Effect {
         match self.assessor.eyes.observe(target).await {
@@ -328,6 +345,11 @@ impl Walker {
             seen => Effect::NotWell(seen.ok()),
         }
     }
+}
+
+/// Whether a step that acts comes after this one.
+fn has_more(rule: &Rule, position: usize) -> bool {
+    rule.steps.iter().skip(position + 1).any(|step| step.0.class().acts())
 }
 
 fn is_met(verify: Option<&Verify>, before: &Observation, seen: &Observation) -> bool {

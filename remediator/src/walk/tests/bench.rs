@@ -171,6 +171,7 @@ pub(super) struct Fake {
     does: Does,
     /// What its check answers; nothing at all when there is nothing here.
     check: Option<Check>,
+    prepares: bool,
     world: World,
 }
 
@@ -183,6 +184,11 @@ impl fmt::Debug for Fake {
 impl Fake {
     pub(super) fn checked(mut self, check: Check) -> Self {
         self.check = Some(check);
+        self
+    }
+
+    pub(super) fn that_prepares(mut self) -> Self {
+        self.prepares = true;
         self
     }
 
@@ -203,6 +209,10 @@ impl Action for Fake {
 
     fn fits(&self, _: Kind) -> bool {
         true
+    }
+
+    fn prepares(&self) -> bool {
+        self.prepares
     }
 
     fn timeout(&self) -> Duration {
@@ -422,7 +432,7 @@ impl Bench {
 
     /// An action of this host.
     pub(super) fn fake(&self, name: &'static str, class: Class, does: Does) -> Fake {
-        Fake { name, class, does, check: Some(Check::Go), world: self.world.clone() }
+        Fake { name, class, does, check: Some(Check::Go), prepares: false, world: self.world.clone() }
     }
 
     pub(super) fn rule(&mut self, name: &str) -> &mut Rule {

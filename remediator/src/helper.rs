@@ -1,0 +1,263 @@
+//! `helper`: what takes root, done for a remediator that is not. It runs in root-owned template units
+//! (`evenkeel-VERB@.service`) whose instance names a rule and a target, and nothing else. What that rule may do it reads
+//! from the root-owned configuration, and judges the target as the remediator does; it takes nothing from the
+//! remediator's state.
+
+use std::{
+    fs,
+    io::{Read as _, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use tokio::time::timeout;
+
+use crate::{
+    actions::{self, Check, Failure},
+    assess::Assessor,
+    config::Config,
+    explain, instance,
+    observe::Host,
+    policy::Mode,
+    rules::Rule,
+    target::{Kind, Target},
+    text::printable,
+    trust,
+};
+
+/// Where the answers about what fills a disk are left for the remediator.
+const ANSWERS: &str = "/run/evenkeel/largest";
+/// An answer's size at most, in bytes.
+const ANSWER_MAX: u64 = 1024 * 1024;
+/// How many entries an answer has.
+const ENTRIES: usize = 20;
+/// How long the helper may take to say what fills a disk, starting and walking together.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What takes root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verb {
+    /// Have systemd read its unit files again.
+    DaemonReload,
+    /// Delete old journal files.
+    JournalVacuum,
+    /// Cut off the oldest part of containers' logs.
+    ContainerLogTruncate,
+    /// Say what fills a filesystem.
+    Largest,
+}
+
+impl Verb {
+    /// All of them: each has a template unit in `packaging/`.
+    pub const ALL: [Self; 4] =
+        [Self::DaemonReload, Self::JournalVacuum, Self::ContainerLogTruncate, Self::Largest];
+
+    /// The template that does it.
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::DaemonReload => "evenkeel-daemon-reload@.service",
+            Self::JournalVacuum => "evenkeel-journal-vacuum@.service",
+            Self::ContainerLogTruncate => "evenkeel-container-log-truncate@.service",
+            Self::Largest => "evenkeel-largest@.service",
+        }
+    }
+
+    /// The action whose steps it carries out; looking at what fills a disk is none.
+    fn action(self) -> Option<&'static str> {
+        match self {
+            Self::DaemonReload => Some(actions::DAEMON_RELOAD),
+            Self::JournalVacuum => Some(actions::JOURNAL_VACUUM),
+            Self::ContainerLogTruncate => Some(actions::CONTAINER_LOG_TRUNCATE),
+            Self::Largest => None,
+        }
+    }
+
+    /// The unit that does it for a rule on a target.
+    ///
+    /// # Errors
+    /// When its name would be longer than systemd takes.
+    pub fn unit(self, rule: &str, target: &str) -> Result<String, String> {
+        instance::unit(self.template(), &instance_of(rule, target))
+    }
+}
+
+/// A rule and a target as an instance. A rule's name has no colon.
+fn instance_of(rule: &str, target: &str) -> String {
+    format!("{}:{}", instance::escape(rule), instance::escape(target))
+}
+
+/// The rule and the target of an instance.
+fn rule_and_target(instance: &str) -> Option<(String, String)> {
+    let (rule, target) = instance.split_once(':')?;
+    Some((instance::unescape(rule)?, instance::unescape(target)?))
+}
+
+/// Does what `verb` says for the rule and target of `instance`, when the configuration at `config_file` lets it.
+///
+/// # Errors
+/// When this is not root, the configuration is not root's own, it does not let it, or it could not be done.
+pub async fn run(
+    config: Config,
+    config_file: &Path,
+    verb: Verb,
+    instance: &str,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("this is for root: start {} instead", verb.template());
+    }
+    trust::only_root_changes(config_file).map_err(anyhow::Error::msg)?;
+    let (rule, name) = rule_and_target(instance)
+        .with_context(|| format!("`{}` names no rule and target", instance.escape_debug()))?;
+    let assessor = explain::assessor(config);
+    let known = assessor.config.rules.iter().find(|known| known.name == rule);
+    let rule = known.with_context(|| format!("there is no rule `{}`", rule.escape_debug()))?;
+    let target = match rule.selector.admit(&name) {
+        Ok(target) => target,
+        Err(no) => bail!("rule {} does not act on {}: {}", rule.name, name.escape_debug(), no.reason()),
+    };
+    match verb.action() {
+        Some(action) => act(&assessor, rule, &target, action, out).await,
+        None => answer(&assessor.host, &target, &Path::new(ANSWERS).join(instance)).await,
+    }
+}
+
+/// Carries out the rule's first step of this action that is of any use now.
+async fn act(
+    assessor: &Assessor,
+    rule: &Rule,
+    target: &Target,
+    action: &str,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if rule.mode == Mode::Plan {
+        bail!("rule {} is in mode plan", rule.name);
+    }
+    let sight = match assessor.look(rule, target).await {
+        Ok(sight) => sight,
+        Err(stop) => bail!("{} ({}): {}", stop.outcome, stop.reason, stop.detail),
+    };
+    let job = assessor.job(0, rule, &sight);
+    let mut refusal = format!("rule {} has no step {action}", rule.name);
+    for step in rule.steps.iter().filter(|step| step.0.name() == action) {
+        if let Check::Skip(reason, detail) = assessor.judge(step, &job).await {
+            refusal = format!("{reason}: {detail}");
+            continue;
+        }
+        let limit = step.0.timeout();
+        let ran = timeout(limit, step.0.run(&job)).await;
+        let done = ran.unwrap_or_else(|_| Err(Failure::Unknown(format!("no end within {limit:?}"))))?;
+        writeln!(out, "{action} on {target}: {}", printable(&done.detail))?;
+        return Ok(());
+    }
+    bail!(refusal)
+}
+
+/// Leaves the answer to "what fills this disk" where the remediator finds it.
+async fn answer(host: &Host, target: &Target, file: &Path) -> anyhow::Result<()> {
+    if target.kind() != Kind::Filesystem {
+        bail!("{target} is no filesystem");
+    }
+    let entries: Vec<(String, u64)> = host
+        .largest(target.name(), ENTRIES)
+        .await
+        .into_iter()
+        .map(|(path, bytes)| (path.to_string_lossy().into_owned(), bytes))
+        .collect();
+    let write = || -> std::io::Result<()> {
+        // Beside it and renamed: who reads meanwhile reads the old one whole. Names of files may tell something, so
+        // only root and the unit's group read them.
+        let new = file.with_extension("new");
+        let mut options = fs::OpenOptions::new();
+        let mut written = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+        written.write_all(&serde_json::to_vec(&entries)?)?;
+        fs::rename(&new, file)
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// What fills a filesystem: its largest folders and files, most first. By the helper where this process may not look
+/// everywhere and the helper is installed, else as far as this process sees.
+pub async fn largest(host: &Host, rule: &str, mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
+    if !rustix::process::geteuid().is_root() {
+        match timeout(PATIENCE, asked(host, rule, mount_point)).await {
+            Ok(Ok(mut entries)) => {
+                entries.truncate(most);
+                return entries;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the helper does not say what fills the disk"),
+            Err(_) => tracing::debug!("the helper did not say in time what fills the disk"),
+        }
+    }
+    host.largest(mount_point, most).await
+}
+
+async fn asked(host: &Host, rule: &str, mount_point: &str) -> Result<Vec<(PathBuf, u64)>, Failure> {
+    let unit = Verb::Largest.unit(rule, mount_point).map_err(Failure::Refused)?;
+    actions::start_helper(&host.systemd, &unit).await?;
+    let file = Path::new(ANSWERS).join(instance_of(rule, mount_point));
+    let read = || -> std::io::Result<Vec<(PathBuf, u64)>> {
+        let mut text = Vec::new();
+        fs::File::open(&file)?.take(ANSWER_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    read().map_err(|error| Failure::Refused(format!("{}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_and_a_target_survive_the_name_of_a_unit() {
+        for (rule, target) in [
+            ("disk-high", "/"),
+            ("disk_high", "/srv/a: b"),
+            ("r", "shop@1:x.service"),
+            ("unit-stale", "-.mount"),
+            ("r", ""),
+        ] {
+            let unit = Verb::DaemonReload.unit(rule, target).unwrap();
+            let instance =
+                unit.strip_prefix("evenkeel-daemon-reload@").and_then(|rest| rest.strip_suffix(".service"));
+            assert_eq!(
+                rule_and_target(instance.unwrap()),
+                Some((rule.to_owned(), target.to_owned())),
+                "{unit}"
+            );
+            assert!(evenkeel_host::systemd::is_unit_name(&unit), "{unit}");
+        }
+        assert!(Verb::Largest.unit("r", &"/x".repeat(200)).is_err());
+        assert_eq!(rule_and_target("no-colon"), None);
+    }
+
+    #[test]
+    fn every_verb_has_a_template_that_calls_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+        for verb in Verb::ALL {
+            let text = fs::read_to_string(folder.join(verb.template())).unwrap();
+            let name = verb.to_possible_value().unwrap();
+            let call = format!("\nExecStart=/usr/bin/evenkeel-remediator helper {} %i\n", name.get_name());
+            assert!(text.contains(&call), "{}: no{call}", verb.template());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_what_the_folder_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rule:-x");
+        let selector = crate::target::Selector {
+            kind: Kind::Filesystem,
+            label: String::new(),
+            allow: vec!["*".parse().unwrap()],
+        };
+        let target = selector.admit("/dev/shm").unwrap();
+        answer(&Host::local(), &target, &file).await.unwrap();
+        let _: Vec<(PathBuf, u64)> = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&file).unwrap());
+        assert_eq!(mode & 0o007, 0, "others read it");
+    }
+}
