@@ -302,15 +302,8 @@ impl Checker {
         said: &impl Fn(String) -> String,
     ) -> Result<Verify, ConfigError> {
         let wrong = |message: &str| Err(ConfigError::at(&self.origin, file, said(message.to_owned())));
-        let VerifyFile {
-            usage_below,
-            active_for,
-            not_failed_for,
-            stopped_for,
-            healthy_for,
-            hold,
-            within,
-        } = &file.value;
+        let VerifyFile { usage_below, active_for, not_failed_for, stopped_for, healthy_for, hold, within } =
+            &file.value;
         let given = [
             usage_below.map(|mark| {
                 (Kind::Filesystem, DoneWhen::UsageBelow(mark.get()), hold.map_or(HOLD, |h| h.get()))

@@ -220,6 +220,28 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_is_needed_by_what_its_steps_are_for() {
+        let about = |steps: &str, verify: &str| {
+            rule(&format!(
+                "{{name: unit, match: ['a=\"b\"'], target: {{unit: name, allow: [app.service]}}, steps: [{steps}],
+                  verify: {{{verify}, within: 1m}}}}"
+            ))
+        };
+        let needs = |rule: &Rule, state: &str| rule.needs(&Observation::Unit(unit(state)));
+        let start = about("unit_start", "active_for: 5s");
+        assert!(needs(&start, "inactive") && needs(&start, "failed") && !needs(&start, "active"));
+        let stop = about("unit_stop", "stopped_for: 5s");
+        assert!(needs(&stop, "active") && !needs(&stop, "inactive"));
+        assert!(
+            DoneWhen::Stopped.met(&Observation::Unit(unit("active")), &Observation::Unit(unit("inactive")))
+        );
+        let reload = about("daemon_reload, unit_restart", "active_for: 5s");
+        assert!(!needs(&reload, "active") && needs(&reload, "failed"));
+        let stale = Unit { need_daemon_reload: true, ..unit("active") };
+        assert!(reload.needs(&Observation::Unit(stale)));
+    }
+
+    #[test]
     fn a_oneshot_is_done_when_its_new_run_ended_well() {
         let run = |invocation: &str, result: &str| {
             Observation::Unit(Unit {

@@ -75,7 +75,7 @@ impl TryFrom<Parameters> for ImagePrune {
         }
         if given.keep.is_some() || given.keep_last.is_some() || given.locally_built.is_some() {
             return Err(
-                "`image_prune`: keep, keep_last and locally_built go with `unused: true`: without it only images without a name are deleted"
+                "keep, keep_last and locally_built go with `unused: true`: without it only images without a name are deleted"
                     .to_owned(),
             );
         }

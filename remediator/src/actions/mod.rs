@@ -74,9 +74,19 @@ pub fn report() -> Step {
     Step(Arc::new(collect_report::CollectReport::default()))
 }
 
+/// What the actions that are nothing without parameters can be done about.
+const WITH_PARAMETERS: &[(&str, &[Kind])] = &[
+    (container_log_truncate::NAME, &[Kind::Filesystem]),
+    (journal_vacuum::NAME, &[Kind::Filesystem]),
+    (run_unit::NAME, &[Kind::Filesystem, Kind::Unit, Kind::Container]),
+];
+
 /// The names of the actions that can be done about such a thing.
 pub fn fitting(kind: Kind) -> Vec<&'static str> {
-    let fits = |name: &&str| parse::<value::Error>(name, NoParameters).is_ok_and(|step| step.0.fits(kind));
+    let fits = |name: &&str| match WITH_PARAMETERS.iter().find(|(known, _)| known == name) {
+        Some((_, kinds)) => kinds.contains(&kind),
+        None => parse::<value::Error>(name, NoParameters).is_ok_and(|step| step.0.fits(kind)),
+    };
     NAMES.iter().copied().filter(fits).collect()
 }
 
@@ -304,6 +314,33 @@ mod tests {
         let mut named: Vec<&str> = CLASSES.iter().map(|(step, _)| read(step).0.name()).collect();
         named.dedup();
         assert_eq!(named, NAMES);
+    }
+
+    #[test]
+    fn what_fits_is_what_the_actions_themselves_say() {
+        for kind in [Kind::Filesystem, Kind::Unit, Kind::Container] {
+            let mut fit: Vec<&str> = CLASSES
+                .iter()
+                .map(|(step, _)| read(step))
+                .filter(|step| step.0.fits(kind))
+                .map(|step| step.0.name())
+                .collect();
+            fit.dedup();
+            assert_eq!(fitting(kind), fit, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_action_has_its_example() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/remediator.yml");
+        let text = std::fs::read_to_string(shipped).unwrap();
+        for name in NAMES {
+            let is_example = |line: &str| {
+                line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|word| word == *name)
+                    && (line.contains("- ") || line.contains("steps:"))
+            };
+            assert!(text.lines().any(is_example), "packaging/remediator.yml has no example of {name}");
+        }
     }
 
     #[test]

@@ -54,6 +54,33 @@ async fn the_first_step_helps_and_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_that_makes_way_holds_nothing_up() {
+    let mut bench = Bench::new(&[unit_rule("unit", "")]);
+    let steps = [("reload", Does::Nothing), ("restart", Does::Cure)];
+    let steps = steps.map(|(name, does)| bench.fake(name, Class::S2, does));
+    let [reload, restart] = steps;
+    bench.steps("unit", [reload.that_prepares(), restart]);
+    bench.world.show(APP, failed());
+    let began = Instant::now();
+    let record = bench.heal("unit", APP).await;
+    assert_eq!(ended(&record), (Outcome::Succeeded, "verified"));
+    assert_eq!(bench.steps_of(record.id), ["reload done", "restart done"]);
+    assert_eq!(began.elapsed(), Duration::from_secs(10), "the hold time of the second, and no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_only_makes_way_may_be_enough() {
+    let mut bench = Bench::new(&[unit_rule("unit", "")]);
+    let reload = bench.fake("reload", Class::S2, Does::Cure).that_prepares();
+    let restart = bench.fake("restart", Class::S2, Does::Cure);
+    bench.steps("unit", [reload, restart]);
+    bench.world.show(APP, failed());
+    let record = bench.heal("unit", APP).await;
+    assert_eq!(ended(&record), (Outcome::Succeeded, "verified"));
+    assert_eq!(bench.world.called(), ["reload"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_well_needs_nothing_and_costs_nothing() {
     let mut bench = unit_bench(&[("restart", Does::Cure)]);
     bench.world.cure(APP);
