@@ -45,6 +45,15 @@ pub struct Sight {
     pub target: Target,
 }
 
+/// One step as it would be taken now.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What would be done, or why not.
+    pub record: StepRecord,
+    /// What it can free at most, in bytes, where that is known.
+    pub frees: Option<u64>,
+}
+
 /// Why nothing is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stop {
@@ -121,17 +130,22 @@ impl Assessor {
     }
 
     /// The whole ladder as it would be walked now, without walking it.
-    pub async fn plan(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<StepRecord> {
+    pub async fn plan(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<Planned> {
         let job = self.job(id, rule, sight);
         let mut steps = Vec::new();
         for (position, step) in rule.steps.iter().enumerate() {
             let mut record = record(position, step, &sight.target, StepState::Planned);
-            if let Check::Skip(reason, detail) = self.judge(step, &job).await {
-                record.state = StepState::Skipped;
-                record.reason = Some(reason.to_owned());
-                record.detail = Some(detail);
+            let mut frees = None;
+            match self.judge(step, &job).await {
+                Check::Go => {}
+                Check::Frees(bytes) => frees = Some(bytes),
+                Check::Skip(reason, detail) => {
+                    record.state = StepState::Skipped;
+                    record.reason = Some(reason.to_owned());
+                    record.detail = Some(detail);
+                }
             }
-            steps.push(record);
+            steps.push(Planned { record, frees });
         }
         steps
     }

@@ -3,14 +3,14 @@
 use std::{io::Write, sync::Arc};
 
 use anyhow::bail;
-use evenkeel_host::config::{ConfigError, PromDuration};
+use evenkeel_host::config::{ConfigError, PromDuration, format_bytes};
 
 use crate::{
     admission,
-    assess::{Assessor, Sight},
+    assess::{Assessor, Planned, Sight},
     clock::{Clock, rfc3339},
     config::Config,
-    journal::{Reader, StepRecord, StepState},
+    journal::{Reader, StepState},
     notify::Notifier,
     observe::Host,
     policy::Mode,
@@ -150,9 +150,10 @@ pub(crate) async fn now(
     };
     writeln!(out, "  seen    {}", sight.seen.summary())?;
     let steps = assessor.plan(0, rule, &sight).await;
-    for step in &steps {
-        let verdict = match (&step.reason, &step.detail) {
-            (Some(reason), Some(detail)) => format!("no ({reason}): {}", printable(detail)),
+    for Planned { record: step, frees } in &steps {
+        let verdict = match (&step.reason, &step.detail, frees) {
+            (Some(reason), Some(detail), _) => format!("no ({reason}): {}", printable(detail)),
+            (.., Some(bytes)) => format!("would run, and free {} at most", format_bytes(*bytes)),
             _ => "would run".to_owned(),
         };
         writeln!(
@@ -171,11 +172,12 @@ fn admission(
     assessor: &Assessor,
     rule: &Rule,
     sight: &Sight,
-    steps: &[StepRecord],
+    steps: &[Planned],
     reader: Option<&Reader>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let first = steps.iter().find(|step| step.class.acts() && step.state == StepState::Planned);
+    let mut steps = steps.iter().map(|step| &step.record);
+    let first = steps.find(|step| step.class.acts() && step.state == StepState::Planned);
     let Some(first) = first else {
         let text =
             if rule.acts() { "no step that acts may run: nothing would be done" } else { "it only observes" };

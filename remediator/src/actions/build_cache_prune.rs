@@ -143,7 +143,7 @@ fn worth(reclaimable: Option<u64>, deficit: Option<u64>) -> Check {
         );
         return Check::Skip("too_little_to_free", detail);
     }
-    Check::Go
+    Check::Frees(reclaimable)
 }
 
 #[cfg(test)]

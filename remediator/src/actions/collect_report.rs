@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job};
 use crate::{
+    helper,
     policy::Class,
     target::{Kind, Target},
     text::printable,
@@ -124,7 +125,7 @@ async fn container(job: &Job) -> String {
 
 async fn filesystem(job: &Job) -> String {
     let mut text = "largest, on this filesystem:\n".to_owned();
-    for (path, bytes) in job.host.largest(job.target.name(), 20).await {
+    for (path, bytes) in helper::largest(&job.host, &job.rule, job.target.name(), 20).await {
         let path = printable(&path.display().to_string());
         let _ = writeln!(text, "{:>10}  {path}", format_bytes(bytes));
     }

@@ -9,6 +9,7 @@ use crate::{
     admission::Refusal,
     assess::Stop,
     clock::rfc3339,
+    helper,
     journal::{End, Error, Record, StepRecord},
     notify::Notice,
     observe::Observation,
@@ -126,9 +127,12 @@ impl Walker {
         let mut detail = detail.to_owned();
         let unwell =
             outcome.escalates() || matches!(outcome, Outcome::Partial | Outcome::Blocked | Outcome::Planned);
+        if unwell && let Some(shortfall) = &way.shortfall {
+            detail += &format!("; {shortfall}");
+        }
         // A disk that could not be seen is not walked through either.
         if unwell && rule.selector.kind == Kind::Filesystem && reason != "probe_unknown" {
-            detail += &self.what_fills(&remediation.target).await;
+            detail += &self.what_fills(&rule.name, &remediation.target).await;
         }
         let end = End {
             outcome,
@@ -175,8 +179,8 @@ impl Walker {
     }
 
     /// The answer to "what fills this disk", as a clause; empty when it could not be told.
-    async fn what_fills(&self, mount_point: &str) -> String {
-        let largest = self.assessor.host.largest(mount_point, 3).await;
+    async fn what_fills(&self, rule: &str, mount_point: &str) -> String {
+        let largest = helper::largest(&self.assessor.host, rule, mount_point, 3).await;
         let entries: Vec<String> = largest
             .iter()
             .map(|(path, bytes)| format!("{} {}", path.display(), format_bytes(*bytes)))

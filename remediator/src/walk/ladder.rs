@@ -1,12 +1,15 @@
 //! Down the steps of a rule, each judged, admitted, done and measured, until the target is well or they are used up.
 
+use std::collections::BTreeMap;
+
+use evenkeel_host::config::format_bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Next, Walker};
 use crate::{
     actions::{Check, Done, Failure, Job, Step},
     admission::Refusal,
-    assess::{Sight, record},
+    assess::{Planned, Sight, record},
     journal::{Admission, Error, Record, Request, StepRecord, StepState},
     observe::Observation,
     outcome::Outcome,
@@ -41,6 +44,8 @@ pub(super) struct Way {
     pub(super) last_action: Option<(String, Class)>,
     /// Why the first step that was not done was not.
     pub(super) first_skip: Option<(String, String)>,
+    /// All steps together cannot free what is needed: how much they can.
+    pub(super) shortfall: Option<String>,
     /// A limit ended the ladder; until when.
     pub(super) next_allowed_wall_ms: Option<i64>,
 }
@@ -65,10 +70,9 @@ impl Walker {
     /// Plan mode: records what would be done, and does nothing.
     pub(super) async fn plan(&self, remediation: &Record, rule: &Rule, sight: &Sight) -> Result<Next, Error> {
         self.journal.set_before(remediation.id, sight.seen.clone()).await?;
-        let mut way = Way::default();
-        for (record, step) in
-            self.assessor.plan(remediation.id, rule, sight).await.into_iter().zip(&rule.steps)
-        {
+        let plan = self.assessor.plan(remediation.id, rule, sight).await;
+        let mut way = Way { shortfall: shortfall(rule, sight, &plan), ..Way::default() };
+        for (Planned { record, .. }, step) in plan.into_iter().zip(&rule.steps) {
             if record.state == StepState::Planned && record.class.acts() {
                 way.planned = true;
                 way.last_action.get_or_insert_with(|| (record.action.clone(), record.class));
@@ -105,6 +109,14 @@ impl Walker {
             && let Admission::Refused(refusal) = self.reserve(id, rule, None, &sight, true).await?
         {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
+        }
+        if !way.acted && rule.deficit(&sight.seen).is_some() {
+            let plan = self.assessor.plan(id, rule, &sight).await;
+            way.shortfall = shortfall(rule, &sight, &plan);
+            if let Some(detail) = &way.shortfall {
+                // Said at once: what the steps do may take long, and somebody will have to do more.
+                tracing::warn!(id, rule = rule.name, target = %sight.target, detail, "the steps will not be enough");
+            }
         }
         let mut is_fresh = true;
         for (position, step) in rule.steps.iter().enumerate().skip(position) {
@@ -345,6 +357,23 @@ impl Walker {
             seen => Effect::NotWell(seen.ok()),
         }
     }
+}
+
+/// What all steps together can free, when that is known of each and is less than what is needed.
+fn shortfall(rule: &Rule, sight: &Sight, plan: &[Planned]) -> Option<String> {
+    let deficit = rule.deficit(&sight.seen)?;
+    // Steps of one action free the same: the most of them counts.
+    let mut most: BTreeMap<&str, u64> = BTreeMap::new();
+    let going =
+        plan.iter().filter(|step| step.record.state == StepState::Planned && step.record.class.acts());
+    for step in going {
+        let of_it = most.entry(&step.record.action).or_default();
+        *of_it = step.frees?.max(*of_it);
+    }
+    let all = most.values().copied().fold(0, u64::saturating_add);
+    (!most.is_empty() && all < deficit).then(|| {
+        format!("the steps can free {} of the {} that are needed", format_bytes(all), format_bytes(deficit))
+    })
 }
 
 /// Whether a step that acts comes after this one.

@@ -225,7 +225,7 @@ mod tests {
             container("a1b2c3", "", State::Exited),
             container("somewhere@sha256:a1b2c3", "", State::Dead),
         ] {
-            assert!(deleted(images(), &[used.clone()], &keep()).is_empty(), "{used:?}");
+            assert!(deleted(images(), std::slice::from_ref(&used), &keep()).is_empty(), "{used:?}");
         }
         let other = container("db:1", "sha256:f0", State::Running);
         assert_eq!(deleted(images(), &[other], &keep()), ["a1b2c3"]);

@@ -54,6 +54,34 @@ async fn the_first_step_helps_and_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_all_steps_together_cannot_free_is_said() {
+    const GB: u64 = 1_000_000_000;
+    let mut bench = Bench::new(&[disk_rule("disk", "")]);
+    // 100 GB are needed. Steps of one action free the same.
+    let frees = |name, does, gb| bench.fake(name, Class::D1, does).checked(Check::Frees(gb * GB));
+    let steps = [
+        frees("cache", Does::Nothing, 5),
+        frees("cache", Does::Nothing, 20),
+        frees("images", Does::Leave(0.89), 30),
+    ];
+    bench.steps("disk", steps);
+    bench.world.show(DISK, disk(0.9));
+    let record = bench.heal("disk", DISK).await;
+    assert_eq!(record.outcome, Some(Outcome::Ineffective));
+    let detail = record.detail.unwrap();
+    assert!(detail.contains("the steps can free 50.0 GB of the 100.0 GB that are needed"), "{detail}");
+    // Where one of them does not know, nobody can say.
+    let unknown = bench.fake("logs", Class::D1, Does::Nothing);
+    let known = bench.fake("cache", Class::D1, Does::Nothing).checked(Check::Frees(GB));
+    bench.steps("disk", [known, unknown]);
+    bench.world.show(DISK, disk(0.9));
+    bench.rule("disk").restraint.cooldown = Duration::ZERO;
+    bench.reconfigure();
+    let record = bench.heal("disk", DISK).await;
+    assert!(!record.detail.unwrap_or_default().contains("the steps can free"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_step_that_makes_way_holds_nothing_up() {
     let mut bench = Bench::new(&[unit_rule("unit", "")]);
     let steps = [("reload", Does::Nothing), ("restart", Does::Cure)];
