@@ -272,6 +272,28 @@ async fn the_healthchecks_last_words_are_asked_for_in_rounds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_failed_is_announced_by_nobody_and_found_in_a_round() {
+    let made = |exit_code: i64| {
+        let entry = json!({"Id": "made", "Names": ["/made"], "State": "created", "Status": "Created"});
+        let answer = json!({"Id": "made", "State": {"Status": "created", "ExitCode": exit_code}});
+        (entry, Inspect::Says(answer))
+    };
+    let bench = Bench::with(&[("made", made(0))]).await;
+    let codes = async || values(&look(&bench.collector).await, "docker_container_exit_code", "name");
+    assert_eq!(codes().await, BTreeMap::new());
+    bench.change("made", made(127));
+    let begun = Instant::now();
+    while codes().await.is_empty() {
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(bench.missed(), Some(1));
+    // It was asked about for its age, which says nothing about the stream.
+    assert_eq!(bench.followers.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_the_engine_does_not_describe_is_read_off_the_list() {
     let bench = Bench::with(&[("good", steady("good", 1)), ("stuck", steady("stuck", 2))]).await;
     let (mut entry, _) = steady("stuck", 2);

@@ -36,6 +36,7 @@ async fn exported_containers_are_what_docker_inspects() -> Result<()> {
     lab.lives().await?;
     lab.healthchecks().await?;
     lab.comings_and_goings().await?;
+    lab.failed_starts().await?;
     lab.disk_usage().await?;
     let missed = lab.exporter.scrape().await?.value(MISSED, &[("collector", "docker")]);
     ensure!(missed == Some(0.0), "the engine announced all of it, and the exporter missed {missed:?}");
@@ -170,6 +171,22 @@ impl Lab {
         self.agrees("removals right after the start", "calm", "running").await?;
         self.docker(&["rm", "--force", "made", "ended", "greedy", "unprobed"]).await?;
         self.agrees("removals", "calm", "running").await
+    }
+
+    /// The engine announces nothing when it cannot start a container: it is asked every 15 s.
+    async fn failed_starts(&self) -> Result<()> {
+        self.docker(&["create", "--name", "unstartable", BUSYBOX, "/no/such/program"]).await?;
+        self.agrees("a creation", "unstartable", "created").await?;
+        ensure!(self.docker(&["start", "unstartable"]).await.is_err(), "it started");
+        wait_for("a failed start", Duration::from_secs(25), async || {
+            let name = [("name", "unstartable")];
+            let code = self.exporter.scrape().await?.value("docker_container_exit_code", &name);
+            ensure!(code == Some(127.0), "{code:?}");
+            Ok(())
+        })
+        .await?;
+        self.agrees("a failed start", "unstartable", "created").await?;
+        self.docker(&["rm", "unstartable"]).await.map(drop)
     }
 
     /// An exporter that starts asks at once.

@@ -15,10 +15,10 @@ use super::ContainerLabel;
 /// Longest label value that comes from a container's labels, which may hold anything.
 const VALUE_LIMIT: usize = 512;
 
-/// How old an answer about a healthcheck that is not content may be: its streak and last run change unannounced.
+/// How old an answer may be about what is not as it should be: a failing streak grows unannounced.
 pub(super) const UNHEALTHY_AGE: Duration = Duration::from_secs(15);
 
-/// The same for a content one, and for what hardly ever changes.
+/// The same for a content healthcheck, and for what hardly ever changes.
 pub(super) const QUIET_AGE: Duration = Duration::from_secs(300);
 
 /// The engine's name of a container, which stays the same when its name changes.
@@ -163,10 +163,13 @@ impl Known {
 
     /// How old an answer about it may grow without an announcement; `None` for ever.
     pub(super) fn lifetime(&self) -> Option<Duration> {
-        match self.health {
-            Health::None => None,
-            Health::Healthy => Some(QUIET_AGE),
-            Health::Starting | Health::Unhealthy => Some(UNHEALTHY_AGE),
+        match (&self.state, self.health) {
+            (_, Health::Starting | Health::Unhealthy) => Some(UNHEALTHY_AGE),
+            (_, Health::Healthy) => Some(QUIET_AGE),
+            // The engine does not announce that it cannot start a container, and keeps the reason as its exit code.
+            (State::Created, Health::None) => Some(UNHEALTHY_AGE),
+            (State::Exited, Health::None) => Some(QUIET_AGE),
+            (_, Health::None) => None,
         }
     }
 }
