@@ -100,7 +100,7 @@ impl Meters {
         );
         let mut log = Family::gauge(
             "docker_container_log_bytes",
-            "Size of the container's current log file; absent where the engine writes none or it cannot be seen.",
+            "Size of the container's current log file; absent where there is none, and without the right to see it (CAP_DAC_READ_SEARCH).",
         );
         let mut before = std::mem::take(&mut self.by_id);
         for Watched { id, name, pid, log_path } in watched {
