@@ -74,6 +74,14 @@ unit: ## unit and in-process tests: neither root nor Docker
 		$(cargo) test --workspace --no-fail-fast; \
 	fi
 
+# As long as this for each parser. `make unit` gives them a second each.
+fuzz_seconds ?= 20
+
+.PHONY: fuzz
+fuzz: ## feed parsers and exporter what nobody expects; fuzz_seconds=20 for each
+	EVENKEEL_FUZZ_SECONDS=$(fuzz_seconds) nice -n 19 \
+		$(cargo) test --workspace --features evenkeel-tests/lab --test foreign_input --test hostile
+
 .PHONY: alerts
 alerts: ## promtool and amtool on rules, their tests, configurations and routes
 	alerts/check.sh

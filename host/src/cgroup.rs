@@ -165,6 +165,21 @@ fn field(text: &str, name: &str) -> Option<u64> {
     lines.find(|(found, _)| *found == name).and_then(|(_, value)| number(value))
 }
 
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "cgroup files and paths",
+    parse: |bytes| {
+        let text = crate::foreign_input::text(bytes);
+        let _ = (number(&text), field(&text, "usage_usec"), relative(&text));
+    },
+    samples: &[
+        "usage_usec 4214523\nuser_usec 2907184\nsystem_usec 1307338\n",
+        "max\n",
+        "18446744073709551615\n",
+        "/system.slice/docker-0123456789ab.scope",
+    ],
+}];
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};

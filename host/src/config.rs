@@ -233,6 +233,22 @@ fn snippet(text: &str, line: u64, column: u64) -> Option<String> {
     Some(out)
 }
 
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "durations, ratios, sizes",
+    parse: |bytes| {
+        let text = crate::foreign_input::text(bytes);
+        if let Ok(duration) = text.parse::<PromDuration>() {
+            assert_eq!(duration.to_string().parse(), Ok(duration), "written and read again");
+        }
+        let _ = text.parse::<Ratio>();
+        if let Ok(size) = text.parse::<Bytes>() {
+            let _ = format_bytes(size.get());
+        }
+    },
+    samples: &["1h30m", "1y2w3d4h5m6s7ms", "0", "85%", "99.5%", "1.5GB", "500MiB", "18446744073709551615"],
+}];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

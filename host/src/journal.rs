@@ -207,6 +207,16 @@ impl Field {
     }
 }
 
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "journal lines",
+    parse: |bytes| drop(parse(bytes)),
+    samples: &[
+        "{\"__REALTIME_TIMESTAMP\":\"1763771234567890\",\"SYSLOG_IDENTIFIER\":\"app\",\"MESSAGE\":\"hello\"}\n",
+        "{\"_COMM\":\"sh\",\"MESSAGE\":[104,105,255]}\n{\"MESSAGE\":null}\n{\"MESSAGE\":[[1],\"a\",null]}\n",
+    ],
+}];
+
 #[cfg(test)]
 mod tests {
     use std::{

@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod config;
 pub mod docker;
 pub mod filesystem;
+#[cfg(feature = "foreign-input")]
+pub mod foreign_input;
 pub mod journal;
 pub mod log;
 pub mod machine;

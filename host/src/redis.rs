@@ -432,6 +432,16 @@ impl Endpoint {
     }
 }
 
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "Redis INFO",
+    parse: |bytes| {
+        let info = Info::parse(&crate::foreign_input::text(bytes));
+        let _ = (info.get("used_memory"), info.get("maxclients"));
+    },
+    samples: &["# Server\r\nredis_version:7.0.15\r\n# Memory\r\nused_memory:1036704\r\nmaxclients:10000\r\n"],
+}];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr};
 use regex::Regex;
 use serde::Deserialize;
 
+/// No path is longer, and no name: a longer text is neither a pattern nor fits one. In bytes.
+const LONGEST: usize = 4096;
+
 /// One pattern of an allow-list or the deny-list.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
@@ -16,7 +19,7 @@ pub struct Pattern {
 impl Pattern {
     /// Whether the whole of `name` fits.
     pub fn matches(&self, name: &str) -> bool {
-        self.regex.is_match(name)
+        name.len() <= LONGEST && self.regex.is_match(name)
     }
 
     /// Whether it has no wildcard, and so names one thing.
@@ -39,13 +42,20 @@ impl FromStr for Pattern {
                 "an empty name selects nothing: write a name, or a pattern such as app-*.service".to_owned()
             );
         }
+        if text.len() > LONGEST {
+            return Err(format!("a name has {LONGEST} bytes at most, and this is longer: shorten it"));
+        }
         let mut expression = String::from("^(?s:");
+        let mut last = None;
         for character in text.chars() {
             match character {
+                // Several say no more than one.
+                '*' if last == Some('*') => {}
                 '*' => expression.push_str(".*"),
                 '?' => expression.push('.'),
                 other => expression.push_str(&regex::escape(other.encode_utf8(&mut [0; 4]))),
             }
+            last = Some(character);
         }
         expression.push_str(")$");
         let regex = Regex::new(&expression).map_err(|error| format!("`{text}` is no pattern: {error}"))?;
@@ -82,5 +92,13 @@ mod tests {
         assert!("a+b(c".parse::<Pattern>().unwrap().matches("a+b(c"));
         assert!("**".parse::<Pattern>().unwrap().matches_all());
         assert!("".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn what_is_longer_than_any_name_is_no_pattern_and_fits_none() {
+        let longest = "a".repeat(LONGEST);
+        assert!(longest.parse::<Pattern>().unwrap().matches(&longest));
+        assert!(format!("{longest}a").parse::<Pattern>().is_err());
+        assert!(!"*".parse::<Pattern>().unwrap().matches(&format!("{longest}a")));
     }
 }

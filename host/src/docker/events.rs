@@ -132,6 +132,25 @@ impl Lines {
     }
 }
 
+/// Reads the bytes in pieces of every small size; where they are cut must make no difference.
+#[cfg(feature = "foreign-input")]
+pub(super) fn feed(bytes: &[u8]) {
+    let read = |size: usize| {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        for piece in bytes.chunks(size) {
+            lines.push(piece);
+            while let Ok(Some(line)) = lines.next() {
+                seen.push((line.to_vec(), parse(line).is_ok()));
+            }
+        }
+        seen
+    };
+    let whole = read(bytes.len().max(1));
+    for size in [1, 7, 4096] {
+        assert_eq!(read(size), whole, "in pieces of {size}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

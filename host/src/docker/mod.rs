@@ -428,3 +428,75 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = {
+    use crate::foreign_input::{Parser, text};
+    &[
+        Parser {
+            name: "Docker container list",
+            parse: |bytes| drop(container::parse_list(bytes)),
+            samples: &[
+                r#"[{"Id":"0a1b","Names":["/shop-web","/shop-db/web"],"Image":"nginx:1","ImageID":"sha256:1","Created":1763771234,"State":"running","Status":"Up 12 minutes (unhealthy)","Labels":{"a":"b"},"Health":{"Status":"healthy","FailingStreak":3}}]"#,
+                r#"[{"Id":"0a1b","Names":null,"State":"exited","Status":"Exited (137) 3 weeks ago","Labels":null}]"#,
+            ],
+        },
+        Parser {
+            name: "Docker inspect",
+            parse: |bytes| drop(container::parse_inspect(bytes)),
+            samples: &[
+                r#"{"Id":"0a1b","Name":"/shop-web","Created":"2026-11-22T00:00:00.123456789Z","RestartCount":3,"LogPath":"/var/lib/docker/x-json.log","State":{"Status":"running","ExitCode":0,"OOMKilled":false,"Pid":42,"StartedAt":"2026-11-22T00:00:01Z","FinishedAt":"0001-01-01T00:00:00Z","Health":{"Status":"unhealthy","FailingStreak":2,"Log":[{"Start":"2026-11-22T00:00:02+01:00","End":"2026-11-22T00:00:03+01:00","ExitCode":-1,"Output":"OCI runtime exec failed: exec: \"wget\": executable file not found in $PATH"}]}},"HostConfig":{"RestartPolicy":{"Name":"unless-stopped"},"NetworkMode":"bridge","AutoRemove":false,"LogConfig":{"Type":"json-file","Config":{"max-size":"10m"}}},"Config":{"Image":"nginx:1","Labels":{"com.docker.compose.project":"shop"},"Healthcheck":{"Test":["CMD-SHELL","wget -q localhost"]}}}"#,
+            ],
+        },
+        Parser {
+            name: "Docker disk usage",
+            parse: |bytes| drop(DiskUsage::read(bytes, &Object::ALL)),
+            samples: &[
+                r#"{"LayersSize":1092588,"Images":[{"Id":"sha256:1","Size":1092588,"SharedSize":0,"Containers":1}],"Containers":[{"Id":"e","SizeRw":2,"State":"running"}],"Volumes":[{"Name":"v","UsageData":{"Size":10920,"RefCount":-1}}],"BuildCache":[{"ID":"c","InUse":false,"Shared":true,"Size":51}]}"#,
+                r#"{"ImageUsage":{"ActiveCount":1,"TotalCount":2,"TotalSize":9223372036854775807,"Reclaimable":-1},"ContainerUsage":{},"VolumeUsage":null,"BuildCacheUsage":{"TotalSize":1,"Items":[]}}"#,
+            ],
+        },
+        Parser {
+            name: "Docker version and info",
+            parse: |bytes| {
+                let (version, info) = bytes.split_at(bytes.len() / 2);
+                if let (Ok(version), Ok(info)) = (decode("/version", version), decode("/info", info)) {
+                    drop(make_engine(version, info));
+                }
+                if let Ok(version) = decode::<Version>("/version", bytes) {
+                    let _ = version.api_version();
+                }
+            },
+            samples: &[
+                r#"{"Version":"26.1.5","ApiVersion":"1.45"}"#,
+                r#"{"ApiVersion":"1.45"}    {"Driver":"o","CgroupVersion":"2"}"#,
+            ],
+        },
+        Parser {
+            name: "Docker events",
+            parse: events::feed,
+            samples: &[
+                "{\"Type\":\"container\",\"Action\":\"die\",\"Actor\":{\"ID\":\"0a1b2c\",\"Attributes\":{\"exitCode\":\"137\"}},\"timeNano\":1763771234567890123}\n{\"Actor\":{\"ID\":\"ff\"}}\r\n\n",
+            ],
+        },
+        Parser {
+            name: "Docker status texts and health output",
+            parse: |bytes| {
+                let text = text(bytes);
+                let _ = (Health::from_status_text(&text), Health::from_word(&text));
+                for code in [-1, 0, 1, 2, 126, 127, 137] {
+                    let _ = classify_probe(code, &text);
+                }
+                drop(LastProbe::new(1, text.into_owned(), None));
+            },
+            samples: &[
+                "Up 12 minutes (unhealthy)",
+                "Up 2 seconds (health: starting)",
+                "/bin/sh: 1: wget: not found\n",
+                "OCI runtime exec failed: exec failed: unable to start container process: exec: \"wget\": executable file not found in $PATH: unknown",
+                "Health check exceeded timeout (3s)",
+                "sh: line 1: /usr/bin/probe: Permission denied\n",
+            ],
+        },
+    ]
+};

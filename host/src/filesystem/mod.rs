@@ -33,3 +33,17 @@ pub fn device_id(path: &Path) -> io::Result<u64> {
 fn device_of(seen: &Statx) -> u64 {
     makedev(seen.stx_dev_major, seen.stx_dev_minor)
 }
+
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "mountinfo",
+    parse: |bytes| {
+        let mounts = parse_mountinfo(&crate::foreign_input::text(bytes));
+        assert!(mounts.len() <= bytes.len());
+    },
+    samples: &[
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n",
+        "36 22 0:31 / /run/a\\040b\\012c\\134 ro,nosuid master:2 propagate_from:1 - tmpfs tmpfs\\040x rw,size=1k\n",
+        "99 22 259:4294967295 /sub /mnt rw - fuse.sshfs user@host:/ rw\n",
+    ],
+}];

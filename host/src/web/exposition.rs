@@ -138,6 +138,15 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     values.flat_map(|value| value.split(',')).map(Element::parse).filter(|element| !element.name.is_empty())
 }
 
+#[cfg(feature = "foreign-input")]
+pub(super) fn negotiate(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, value.clone());
+    headers.insert(ACCEPT_ENCODING, value);
+    let _ = (wants_openmetrics(&headers), accepts_gzip(&headers));
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;

@@ -26,3 +26,23 @@ pub type Request = hyper::Request<hyper::body::Incoming>;
 
 /// What a handler gives back.
 pub type Response = hyper::Response<Body>;
+
+#[cfg(feature = "foreign-input")]
+pub(crate) use security::PARSERS as SECURITY_PARSERS;
+
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[
+    crate::foreign_input::Parser {
+        name: "Accept and Accept-Encoding",
+        parse: exposition::negotiate,
+        samples: &[
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "br, gzip;q=0.1, *;q=0",
+        ],
+    },
+    crate::foreign_input::Parser {
+        name: "listen addresses",
+        parse: |bytes| drop(crate::foreign_input::text(bytes).parse::<ListenAddress>()),
+        samples: &["127.0.0.1:19847", "[::1]:1", ":80", "unix:/run/x.sock"],
+    },
+];

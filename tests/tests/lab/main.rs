@@ -16,6 +16,7 @@ mod full_disk;
 mod golden;
 mod hang;
 mod held_back;
+mod hostile_mounts;
 mod itself;
 mod metrics;
 mod parity;
@@ -58,6 +59,7 @@ fn main() {
         exported_units::trials(),
         sockets::trials(),
         golden::trials(),
+        hostile_mounts::trials(),
         metrics::trials(),
         parity::trials(),
         full_disk::trials(),

@@ -264,3 +264,26 @@ impl Current {
         self.security.other.as_ref().is_some_and(|accepts| accepts(headers))
     }
 }
+
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[
+    crate::foreign_input::Parser {
+        name: "web configuration",
+        parse: |bytes| settings::parse(&crate::foreign_input::text(bytes)),
+        samples: &[
+            "tls_server_config:\n  cert: |\n    -----BEGIN CERTIFICATE-----\n    MIIB\n    -----END CERTIFICATE-----\n  key: |\n    -----BEGIN PRIVATE KEY-----\n    MIIB\n    -----END PRIVATE KEY-----\n  client_auth_type: RequireAndVerifyClientCert\n  client_allowed_sans: [a.example, 192.0.2.1]\n  min_version: TLS13\n  cipher_suites: [TLS_AES_128_GCM_SHA256]\n  curve_preferences: [X25519]\n",
+            "basic_auth_users: {alice: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG}\nrate_limit: {interval: 1s, burst: 20}\n",
+            "http_server_config: {http2: true, headers: {X-Frame-Options: deny, Content-Security-Policy: \"default-src 'self'\"}}\n",
+        ],
+    },
+    crate::foreign_input::Parser {
+        name: "Authorization header",
+        parse: |bytes| {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            let mut headers = HeaderMap::new();
+            headers.insert(hyper::header::AUTHORIZATION, value);
+            let _ = Login::of(&headers);
+        },
+        samples: &["Basic YWxpY2U6b3BlbiBzZXNhbWU=", "Bearer 0123456789abcdef"],
+    },
+];

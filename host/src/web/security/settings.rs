@@ -45,20 +45,28 @@ pub(super) struct Settings {
 /// Reads the file, and the files that it names; `read` says which those are and how they were before, also where one of
 /// them is bad.
 pub(super) fn load(path: &Path, read: &mut Vec<(PathBuf, Stamp)>) -> Result<Settings, ConfigError> {
-    let origin = path.display().to_string();
     read.push((path.to_owned(), stamp(path)));
     // A line of this file may hold a hash or a key: errors do not show it.
-    let file: File = config::load(path).map_err(ConfigError::without_snippet)?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader { origin: &origin, base, read: Vec::new() };
+    let file = config::load(path).map_err(ConfigError::without_snippet)?;
+    checked(file, &path.display().to_string(), path.parent().unwrap_or(Path::new("")), read)
+}
+
+/// What the file means.
+fn checked(
+    file: File,
+    origin: &str,
+    base: &Path,
+    read: &mut Vec<(PathBuf, Stamp)>,
+) -> Result<Settings, ConfigError> {
+    let mut reader = Reader { origin, base, read: Vec::new() };
     let tls = file.tls_server_config.as_ref().map(|section| reader.acceptor(section)).transpose();
     read.append(&mut reader.read);
     let headers = file.http_server_config.and_then(|http| http.headers).unwrap_or_default();
     Ok(Settings {
         tls: tls?.flatten(),
-        users: users(&origin, file.basic_auth_users.unwrap_or_default())?,
-        headers: extra_headers(&origin, &headers)?,
-        rate: file.rate_limit.and_then(|limit| rate(&origin, &limit).transpose()).transpose()?,
+        users: users(origin, file.basic_auth_users.unwrap_or_default())?,
+        headers: extra_headers(origin, &headers)?,
+        rate: file.rate_limit.and_then(|limit| rate(origin, &limit).transpose()).transpose()?,
     })
 }
 
@@ -160,5 +168,13 @@ impl Settings {
         for (name, value) in &self.headers {
             headers.insert(HeaderName::clone(name), value.clone());
         }
+    }
+}
+
+#[cfg(feature = "foreign-input")]
+pub(super) fn parse(text: &str) {
+    let nowhere = Path::new("/nonexistent");
+    if let Ok(file) = config::parse("web.yml", text) {
+        drop(checked(file, "web.yml", nowhere, &mut Vec::new()));
     }
 }
