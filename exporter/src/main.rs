@@ -102,10 +102,18 @@ async fn serve(
     for listener in &listeners {
         let address = listener.local_addr();
         info!(address, version = build::VERSION, tls = offers.tls, "listening");
-        if !listener.is_loopback() && !offers.authentication() {
+        if listener.is_loopback() {
+            continue;
+        }
+        if !offers.authentication() {
             warn!(
                 address,
                 "no authentication: whoever reaches this address can read the state of this host; name users or a client CA in --web.config.file"
+            );
+        } else if !offers.tls {
+            warn!(
+                address,
+                "no TLS: passwords cross the network in clear; add tls_server_config to --web.config.file"
             );
         }
     }

@@ -1,8 +1,8 @@
 //! TLS, client certificates, logins, headers, the rate limit, and their files changing under way.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use evenkeel_host::web::{Offers, Security};
+use evenkeel_host::web::{Limits, Offers, Security};
 use reqwest::{Certificate, Client, Identity, StatusCode, tls::Version};
 use tempfile::TempDir;
 use tokio::{
@@ -102,6 +102,21 @@ async fn certificate_and_key_may_stand_in_the_file_itself() {
     let web =
         format!("tls_server_config:\n  cert: |\n{}  key: |\n{}", indented(&certificate), indented(&key));
     let server = fixture.serve(&web).await;
+    assert_eq!(who(&fixture.client(None), &server).await.expect("answered"), NOBODY);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_ends_the_connection() {
+    let fixture = Fixture::new();
+    let security = Security::load(&fixture.write(&format!("{TLS}}}"))).expect("a good file");
+    let limits = Limits { head_timeout: Duration::from_millis(200), ..limits() };
+    let server = Server::start_on("127.0.0.1:0", limits, security).await;
+    // Nothing, half a record, and what is no TLS.
+    for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"] {
+        let answer = exchange(TcpStream::connect(&server.address).await.expect("connected"), bytes).await;
+        assert!(!answer.contains("HTTP"), "{answer}");
+    }
     assert_eq!(who(&fixture.client(None), &server).await.expect("answered"), NOBODY);
     server.stop().await;
 }
