@@ -58,7 +58,23 @@ impl Exporter {
     ///
     /// When it does not answer within 20 s.
     pub async fn start(dir: &Path, port: u16, config: Option<&Path>, around: &Surroundings) -> Result<Self> {
+        Self::start_with(dir, port, config, around, &[]).await
+    }
+
+    /// The same with flags.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer within 20 s.
+    pub async fn start_with(
+        dir: &Path,
+        port: u16,
+        config: Option<&Path>,
+        around: &Surroundings,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut command = tools::command(built("evenkeel-exporter")?);
+        command.args(flags);
         if let Some(config) = config {
             command.arg(format!("--config.file={}", config.display()));
         }

@@ -31,8 +31,9 @@ use crate::config::Options;
 pub const ALL: &[Entry] = &[
     Entry {
         name: systemd::NAME,
-        build: |options, _| {
-            Arc::new(systemd::SystemdCollector::new(&options.config.systemd, &options.flags.systemd))
+        build: |options, shutdown| {
+            let config = &options.config.systemd;
+            Arc::new(systemd::SystemdCollector::start(config, &options.flags.systemd, shutdown))
         },
     },
     Entry {

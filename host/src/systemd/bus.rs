@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,8 @@ use zbus::{
     connection::Builder,
 };
 
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+pub(super) const SYSTEMD: &str = "org.freedesktop.systemd1";
+pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// Longest time for one call, and for making the connection.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -60,6 +61,9 @@ pub enum Error {
         /// What broke it.
         cause: zbus::Error,
     },
+    /// The connection that signals come in on ended, or systemd did.
+    #[error("systemd's signals have ended")]
+    SignalsEnded,
     /// The answer is not of the type that systemd documents.
     #[error("{call} answered with something else than expected: {cause}")]
     Malformed {
@@ -79,7 +83,7 @@ impl Error {
             Self::Refused { .. } if self.is_no_such_unit() => "no_such_unit",
             Self::Refused { .. } if self.is_no_systemd() => "no_systemd",
             Self::Refused { .. } => "refused",
-            Self::Lost { .. } => "lost",
+            Self::Lost { .. } | Self::SignalsEnded => "lost",
             Self::Malformed { .. } => "malformed",
         }
     }
@@ -206,8 +210,7 @@ impl Bus {
         T::Error: Into<zbus::Error>,
     {
         let message = self.call_named(property, path, PROPERTIES, "Get", &(interface, property)).await?;
-        let value: OwnedVariant = body(property, &message)?;
-        T::try_from(value).map_err(|error| Error::Malformed { call: property, cause: error.into() })
+        value(property, &message)
     }
 
     /// `call` is what errors speak of: for a property its name, not `Get`.
@@ -227,11 +230,7 @@ impl Bus {
         let (connection, generation) = self.numbered_connection().await?;
         let mut doubt = Doubt { bus: self, generation, cleared: false };
         let reply = connection.call_method(Some(SYSTEMD), path, Some(interface), member, body);
-        let result = match timeout(self.limit, reply).await {
-            Err(_) => Err(Error::TimedOut { call, limit: self.limit }),
-            Ok(Err(error)) => Err(from_reply(call, error)),
-            Ok(Ok(message)) => Ok(message),
-        };
+        let result = answer(call, self.limit, reply).await;
         doubt.cleared = matches!(result, Ok(_) | Err(Error::Refused { .. }));
         result
     }
@@ -244,18 +243,26 @@ impl Bus {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
-        let builder = match &self.address {
-            Some(address) => Builder::address(&**address),
-            None => Builder::system(),
-        };
-        let connection = timeout(self.limit, builder.build())
-            .await
-            .map_err(|_| Error::TimedOut { call: "connecting to the system bus", limit: self.limit })?
-            .map_err(Error::Connect)?;
+        let connection = self.connect(None).await?;
         let mut kept = self.kept();
         kept.generation += 1;
         kept.connection = Some(connection.clone());
         Ok((connection, kept.generation))
+    }
+
+    /// A new connection that nobody else uses; `queued` is how many messages wait in it at most.
+    pub(super) async fn connect(&self, queued: Option<NonZeroUsize>) -> Result<Connection, Error> {
+        let mut builder = match &self.address {
+            Some(address) => Builder::address(&**address),
+            None => Builder::system(),
+        };
+        if let Some(queued) = queued {
+            builder = builder.max_queued(queued);
+        }
+        timeout(self.limit, builder.build())
+            .await
+            .map_err(|_| Error::TimedOut { call: "connecting to the system bus", limit: self.limit })?
+            .map_err(Error::Connect)
     }
 
     fn usable(&self) -> Option<(Connection, u64)> {
@@ -287,12 +294,35 @@ impl fmt::Debug for Bus {
     }
 }
 
+/// Waits for a reply, for `limit` at most.
+pub(super) async fn answer(
+    call: &'static str,
+    limit: Duration,
+    reply: impl Future<Output = zbus::Result<Message>>,
+) -> Result<Message, Error> {
+    match timeout(limit, reply).await {
+        Err(_) => Err(Error::TimedOut { call, limit }),
+        Ok(Err(error)) => Err(from_reply(call, error)),
+        Ok(Ok(message)) => Ok(message),
+    }
+}
+
 /// Reads the body of a reply as an owned value.
 pub(super) fn body<T>(call: &'static str, message: &Message) -> Result<T, Error>
 where
     T: DeserializeOwned + Type,
 {
     message.body().deserialize().map_err(|cause| Error::Malformed { call, cause })
+}
+
+/// Reads the answer to a `Get`.
+pub(super) fn value<T>(property: &'static str, message: &Message) -> Result<T, Error>
+where
+    T: TryFrom<OwnedVariant>,
+    T::Error: Into<zbus::Error>,
+{
+    let value: OwnedVariant = body(property, message)?;
+    T::try_from(value).map_err(|error| Error::Malformed { call: property, cause: error.into() })
 }
 
 fn from_reply(call: &'static str, error: zbus::Error) -> Error {

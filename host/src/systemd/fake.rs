@@ -14,11 +14,14 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use zbus::{
-    Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant, connection::Builder,
-    message::Type,
+    Connection, DynamicType, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant,
+    connection::Builder, message::Type,
 };
 
-use super::MANAGER_PATH;
+use super::{MANAGER, MANAGER_PATH, UNIT, bus::PROPERTIES};
+
+/// Who the fake is on its bus.
+const NAME: &str = ":1.0";
 
 /// A running fake; gone when dropped.
 #[derive(Debug)]
@@ -37,8 +40,8 @@ pub struct State {
     pub on_disk: Vec<FakeUnit>,
     /// `SystemState`.
     pub system_state: String,
-    /// `UnitsLoadTimestampMonotonic`.
-    pub units_loaded: u64,
+    /// `Version`.
+    pub version: String,
     /// The id of its machine.
     pub machine_id: String,
     /// How it answers.
@@ -47,6 +50,8 @@ pub struct State {
     pub asked: BTreeMap<String, u64>,
     /// Connections taken since the start.
     pub connections: u64,
+    /// Connections that have subscribed to signals.
+    listeners: Vec<Connection>,
 }
 
 /// How the fake answers.
@@ -110,6 +115,16 @@ impl FakeUnit {
         unit.set("ExecMainStatus", 0_i32);
         unit.set("ExecMainExitTimestamp", 0_u64);
         unit.set("MainPID", 4711_u32);
+        unit.set("ControlGroup", format!("/system.slice/{name}"));
+        unit.set("UnitFileState", "enabled");
+        unit.set("Unit", name.replace(".timer", ".service"));
+        for never in ["LastTriggerUSec", "NextElapseUSecRealtime", "NextElapseUSecMonotonic"] {
+            unit.set(never, 0_u64);
+        }
+        unit.set("Accept", false);
+        for counter in ["NAccepted", "NConnections", "NRefused"] {
+            unit.set(counter, 0_u32);
+        }
         unit.set("RemainAfterExit", false);
         unit
     }
@@ -138,6 +153,34 @@ impl FakeUnit {
 
     fn path(&self) -> ObjectPath<'static> {
         path_of(&self.name)
+    }
+
+    /// What systemd announces of a unit that changed, by interface.
+    fn changed(&self) -> Vec<(&'static str, BTreeMap<&'static str, OwnedVariant>)> {
+        let own: (&str, &[&str]) = match super::kind_of(&self.name) {
+            "service" => (
+                super::SERVICE,
+                &["MainPID", "NRestarts", "Result", "ExecMainStatus", "ExecMainExitTimestamp"],
+            ),
+            "timer" => (
+                "org.freedesktop.systemd1.Timer",
+                &["LastTriggerUSec", "NextElapseUSecRealtime", "NextElapseUSecMonotonic"],
+            ),
+            _ => ("org.freedesktop.systemd1.Target", &[]),
+        };
+        const OF_ANY: &[&str] = &[
+            "ActiveState",
+            "SubState",
+            "Job",
+            "StateChangeTimestampMonotonic",
+            "ActiveEnterTimestamp",
+            "InactiveEnterTimestamp",
+            "InvocationID",
+        ];
+        let values = |properties: &[&'static str]| {
+            properties.iter().filter_map(|name| Some((*name, self.property(name)?))).collect()
+        };
+        [own, (UNIT, OF_ANY)].map(|(interface, properties)| (interface, values(properties))).into()
     }
 
     fn property(&self, property: &str) -> Option<OwnedVariant> {
@@ -190,7 +233,12 @@ impl FakeSystemd {
     pub fn start(folder: &std::path::Path, units: Vec<FakeUnit>) -> Self {
         let socket = folder.join("system_bus_socket");
         let listener = UnixListener::bind(&socket).expect("a socket in the test's folder");
-        let state = State { units, system_state: "running".to_owned(), units_loaded: 1, ..State::default() };
+        let state = State {
+            units,
+            system_state: "running".to_owned(),
+            version: "252.39-1~deb12u1".to_owned(),
+            ..State::default()
+        };
         let state = Arc::new(Mutex::new(state));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { socket, state, accepting }
@@ -206,13 +254,102 @@ impl FakeSystemd {
         lock(&self.state)
     }
 
-    /// Changes one unit.
+    /// Changes one unit and tells nobody.
     ///
     /// # Panics
     /// When there is no such unit.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut FakeUnit)) {
         let mut state = self.state();
         change(state.units.iter_mut().find(|unit| unit.name == name).expect("a unit of the fake"));
+    }
+
+    /// Changes one unit and announces it, as systemd does it: all that may have changed, in two signals.
+    ///
+    /// # Panics
+    /// When there is no such unit.
+    pub async fn announce(&self, name: &str, change: impl FnOnce(&mut FakeUnit)) {
+        self.change(name, change);
+        let signals = self.state().units.iter().find(|unit| unit.name == name).map(FakeUnit::changed);
+        for (interface, properties) in signals.into_iter().flatten() {
+            let body = (interface, properties, Vec::<String>::new());
+            self.emit(path_of(name).as_str(), PROPERTIES, "PropertiesChanged", &body).await;
+        }
+    }
+
+    /// Brings a unit into memory and announces it.
+    pub async fn load(&self, unit: FakeUnit) {
+        let body = (unit.name.clone(), unit.path());
+        self.state().units.push(unit);
+        self.emit(MANAGER_PATH, MANAGER, "UnitNew", &body).await;
+    }
+
+    /// Takes a unit out of memory, leaves it on disk, and announces it.
+    ///
+    /// # Panics
+    /// When there is no such unit.
+    pub async fn unload(&self, name: &str) {
+        let body = (name.to_owned(), path_of(name));
+        {
+            let mut state = self.state();
+            let position = state.units.iter().position(|unit| unit.name == name).expect("a unit of the fake");
+            let unit = state.units.remove(position).states("loaded", "inactive", "dead");
+            state.on_disk.push(unit);
+        }
+        self.emit(MANAGER_PATH, MANAGER, "UnitRemoved", &body).await;
+    }
+
+    /// Reads all unit files anew: `change` is what that brings. Announced as systemd does it.
+    pub async fn reload(&self, change: impl FnOnce(&mut State)) {
+        self.emit(MANAGER_PATH, MANAGER, "Reloading", &true).await;
+        for member in ["UnitRemoved", "UnitNew"] {
+            let units: Vec<_> =
+                self.state().units.iter().map(|unit| (unit.name.clone(), unit.path())).collect();
+            for unit in units {
+                self.emit(MANAGER_PATH, MANAGER, member, &unit).await;
+            }
+        }
+        change(&mut self.state());
+        self.emit(MANAGER_PATH, MANAGER, "Reloading", &false).await;
+    }
+
+    /// Says that another process is systemd now.
+    pub async fn replace_systemd(&self, by: &str) {
+        let body = ("org.freedesktop.systemd1", NAME, by);
+        let bus = "org.freedesktop.DBus";
+        self.emit_as(bus, "/org/freedesktop/DBus", bus, "NameOwnerChanged", &body).await;
+    }
+
+    /// Sends any signal to those that have subscribed.
+    pub async fn emit<B>(&self, path: &str, interface: &str, member: &str, body: &B)
+    where
+        B: serde::Serialize + DynamicType,
+    {
+        self.emit_as(NAME, path, interface, member, body).await;
+    }
+
+    /// The same from another sender on the bus.
+    pub async fn emit_as<B>(&self, sender: &str, path: &str, interface: &str, member: &str, body: &B)
+    where
+        B: serde::Serialize + DynamicType,
+    {
+        self.send(Message::signal(path, interface, member).sender(sender).build(body).ok()).await;
+    }
+
+    async fn send(&self, message: Option<Message>) {
+        let message = message.expect("a signal that can be written");
+        let listeners = self.state().listeners.clone();
+        for listener in listeners {
+            // One that has gone misses it.
+            let _ = listener.send(&message).await;
+        }
+    }
+
+    /// Breaks the connections of those that have subscribed.
+    pub async fn hang_up(&self) {
+        let listeners = std::mem::take(&mut self.state().listeners);
+        for listener in listeners {
+            let _ = listener.close().await;
+        }
     }
 
     /// How often `what` was asked for.
@@ -271,6 +408,8 @@ enum Answer {
     Error(&'static str),
     Nonsense,
     Nothing,
+    Done,
+    Subscribed,
 }
 
 type Row =
@@ -279,9 +418,13 @@ type Row =
 /// `None` when the connection is to be broken.
 async fn answer(connection: &Connection, message: &Message, state: &Mutex<State>) -> Option<()> {
     let answer = decide(message, &mut lock(state))?;
+    if matches!(answer, Answer::Subscribed) {
+        lock(state).listeners.push(connection.clone());
+    }
     let header = message.header();
     let sent = match answer {
         Answer::Nothing => return Some(()),
+        Answer::Done | Answer::Subscribed => connection.reply(&header, &()).await,
         Answer::Text(text) => connection.reply(&header, &text).await,
         Answer::Rows(rows) => connection.reply(&header, &rows).await,
         Answer::Path(path) => connection.reply(&header, &path).await,
@@ -318,11 +461,7 @@ fn decide(message: &Message, state: &mut State) -> Option<Answer> {
         "ListUnits" => Answer::Rows(state.units.iter().map(row).collect()),
         "ListUnitsByNames" => {
             let names: Vec<String> = message.body().deserialize().ok()?;
-            for name in &names {
-                load(state, name);
-            }
-            let named = |unit: &&FakeUnit| names.contains(&unit.name);
-            Answer::Rows(state.units.iter().filter(named).map(row).collect())
+            Answer::Rows(names.iter().map(|name| shown(state, name)).collect())
         }
         "LoadUnit" => {
             let name: String = message.body().deserialize().ok()?;
@@ -331,6 +470,9 @@ fn decide(message: &Message, state: &mut State) -> Option<Answer> {
         }
         "Get" => read(state, &path, &property),
         "GetMachineId" => Answer::Text(state.machine_id.clone()),
+        "GetNameOwner" => Answer::Text(NAME.to_owned()),
+        "AddMatch" => Answer::Done,
+        "Subscribe" => Answer::Subscribed,
         _ => Answer::Error("org.freedesktop.DBus.Error.UnknownMethod"),
     })
 }
@@ -342,17 +484,26 @@ fn load(state: &mut State, name: &str) {
     }
     let unit = match state.on_disk.iter().position(|unit| unit.name == name) {
         Some(position) => state.on_disk.remove(position),
-        None => FakeUnit::new(name).states("not-found", "inactive", "dead").with("FragmentPath", ""),
+        None => missing(name),
     };
     state.units.push(unit);
+}
+
+/// What systemd says of a unit that it reads only for the question and forgets again.
+fn shown(state: &State, name: &str) -> Row {
+    let known = state.units.iter().chain(&state.on_disk).find(|unit| unit.name == name);
+    known.map_or_else(|| row(&missing(name)), row)
+}
+
+fn missing(name: &str) -> FakeUnit {
+    FakeUnit::new(name).states("not-found", "inactive", "dead").with("FragmentPath", "")
 }
 
 fn read(state: &State, path: &ObjectPath<'_>, property: &str) -> Answer {
     let value = if path.as_str() == MANAGER_PATH {
         match property {
-            "Version" => Some(Variant::from("252.39-1~deb12u1")),
+            "Version" => Some(Variant::from(state.version.clone())),
             "SystemState" => Some(Variant::from(state.system_state.clone())),
-            "UnitsLoadTimestampMonotonic" => Some(Variant::from(state.units_loaded)),
             _ => None,
         }
         .and_then(|value| OwnedVariant::try_from(value).ok())

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -40,6 +43,42 @@ pub fn unit_files(root: &Path) -> BTreeMap<String, PathBuf> {
         }
     }
     files
+}
+
+/// Changes when anything about the unit files under `root` does: a file that was written, a link that was made, also in
+/// the folders beside units that hold drop-ins and what they pull in. Only for comparison in one process.
+pub fn unit_files_stamp(root: &Path) -> u64 {
+    let mut stamp = DefaultHasher::new();
+    for folder in FOLDERS {
+        stamp_folder(&root.join(folder), true, &mut stamp);
+    }
+    stamp.finish()
+}
+
+/// Names, times and sizes of what is in the folder, and, where it has any, in its folders. In the order of names, because
+/// the order of a folder's entries means nothing.
+fn stamp_folder(folder: &Path, goes_deeper: bool, stamp: &mut impl Hasher) {
+    let mut entries: Vec<fs::DirEntry> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let Ok(about) = entry.metadata() else { continue };
+        entry.file_name().hash(stamp);
+        stamp_file(&about, stamp);
+        // A unit's file may lie anywhere, with a link to it here.
+        if about.is_symlink()
+            && goes_deeper
+            && let Ok(about) = fs::metadata(entry.path())
+        {
+            stamp_file(&about, stamp);
+        }
+        if about.is_dir() && goes_deeper {
+            stamp_folder(&entry.path(), false, stamp);
+        }
+    }
+}
+
+fn stamp_file(about: &fs::Metadata, stamp: &mut impl Hasher) {
+    (about.mtime(), about.mtime_nsec(), about.ino(), about.len()).hash(stamp);
 }
 
 fn is_alias(entry: &fs::DirEntry, name: &str) -> bool {
@@ -99,6 +138,40 @@ mod tests {
                 ("ssh.service", "/usr/lib/systemd/system/ssh.service"),
             ]
         );
+    }
+
+    #[test]
+    fn the_stamp_changes_with_every_file() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("etc/systemd/system");
+        fs::create_dir_all(&folder).unwrap();
+        let mut stamps = vec![unit_files_stamp(root.path())];
+        let mut next = || {
+            assert_eq!(unit_files_stamp(root.path()), unit_files_stamp(root.path()));
+            let stamp = unit_files_stamp(root.path());
+            assert!(!stamps.contains(&stamp), "after {} changes", stamps.len());
+            stamps.push(stamp);
+        };
+        fs::write(folder.join("app.service"), "").unwrap();
+        next();
+        fs::write(folder.join("app.service"), "[Service]\n").unwrap();
+        next();
+        fs::create_dir(folder.join("app.service.d")).unwrap();
+        fs::write(folder.join("app.service.d/limits.conf"), "").unwrap();
+        next();
+        fs::write(folder.join("app.service.d/limits.conf"), "[Service]\n").unwrap();
+        next();
+        fs::create_dir(folder.join("multi-user.target.wants")).unwrap();
+        symlink("../app.service", folder.join("multi-user.target.wants/app.service")).unwrap();
+        next();
+        fs::remove_file(folder.join("multi-user.target.wants/app.service")).unwrap();
+        next();
+        let elsewhere = root.path().join("linked.service");
+        fs::write(&elsewhere, "").unwrap();
+        symlink(&elsewhere, folder.join("linked.service")).unwrap();
+        next();
+        fs::write(&elsewhere, "[Service]\n").unwrap();
+        next();
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Asks systemd, over the system bus, what its units are doing. Only questions: nothing here starts, stops or reloads.
 //! Not here: what a state means for an alert (the collector) and the calls that change units (the remediator, which
-//! borrows [`Systemd::connection`] for its own proxies).
+//! borrows [`Systemd::connection`] for its own proxies). What systemd says unasked is in [`Systemd::listen`].
 //!
 //! Properties are read by name, never by `GetAll`: on `org.freedesktop.systemd1.Unit` that makes PID 1 stat the unit's
 //! files for `NeedDaemonReload`. Several at once go through `join!`, never `try_join!`: that drops the other calls at the
 //! first failure, and a dropped call costs the connection. State words are plain strings, because newer systemds add some.
 
 mod bus;
+mod details;
 #[cfg(any(test, feature = "fake-systemd"))]
 pub mod fake;
 mod files;
 mod name;
+mod signals;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +23,13 @@ use zbus::{ObjectPath, OwnedObjectPath};
 
 use bus::Bus;
 pub use bus::Error;
-pub use files::{machine_id, unit_files};
+pub use details::{Details, Mark, ServiceDetails, SocketCounters, TimerDetails};
+pub use files::{machine_id, unit_files, unit_files_stamp};
 pub use name::is_unit_name;
+pub use signals::{Changed, Effect, Line, Position, Signal, Signals};
+
+/// A unit's object on the bus.
+pub type UnitPath = OwnedObjectPath;
 
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -54,16 +61,7 @@ pub struct Unit {
     /// The queued job, 0 for none.
     pub job_id: u32,
     /// The unit's object on the bus.
-    pub path: OwnedObjectPath,
-}
-
-/// The manager itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manager {
-    /// As systemd says it: `252.39-1~deb12u1`.
-    pub version: String,
-    /// `initializing`, `starting`, `running`, `degraded`, `maintenance`, `stopping`.
-    pub system_state: String,
+    pub path: UnitPath,
 }
 
 /// All that the remediator needs to know of one unit, read while the unit stood still where that was possible.
@@ -114,44 +112,6 @@ pub struct ServiceStatus {
     pub remain_after_exit: bool,
     /// Which run this is, in hex; empty before the first.
     pub invocation_id: String,
-}
-
-/// What the list does not tell about a unit, for the exporter.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Details {
-    /// When it last became active.
-    pub active_enter: Option<SystemTime>,
-    /// When it last became inactive.
-    pub inactive_enter: Option<SystemTime>,
-    /// What only services have.
-    pub service: Option<ServiceDetails>,
-    /// The unit file.
-    pub fragment_path: Option<String>,
-}
-
-/// What only services have, for the exporter.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ServiceDetails {
-    /// Restarts by `Restart=` since the last manual start or `reset-failed`.
-    pub n_restarts: u32,
-    /// See [`ServiceStatus::result`].
-    pub result: String,
-    /// Exit status or signal number of the last main process.
-    pub exec_main_status: i32,
-    /// When it ended; `None` while the first one runs.
-    pub exec_main_exit: Option<SystemTime>,
-}
-
-/// Says whether a unit's [`Details`] may have changed: equal marks, equal details, until the unit files are reloaded.
-///
-/// systemd stamps every change of a unit's state, also those that end where they began (a crash and its restart).
-/// Only `reset-failed` on a running service changes anything without a stamp: the restart counter, hence the second half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// `StateChangeTimestampMonotonic`, microseconds.
-    pub state_change: u64,
-    /// `NRestarts`, 0 for what is not a service.
-    pub n_restarts: u32,
 }
 
 impl Unit {
@@ -221,15 +181,12 @@ impl Systemd {
         rows("ListUnitsByNames", &message)
     }
 
-    /// What the manager says of itself.
+    /// systemd's version, as it says it: `252.39-1~deb12u1`.
     ///
     /// # Errors
     /// When systemd does not answer.
-    pub async fn manager(&self) -> Result<Manager, Error> {
-        let path = manager_path();
-        let (version, system_state) =
-            join!(self.bus.get(&path, MANAGER, "Version"), self.bus.get(&path, MANAGER, "SystemState"));
-        Ok(Manager { version: version?, system_state: system_state? })
+    pub async fn version(&self) -> Result<String, Error> {
+        self.bus.get(&manager_path(), MANAGER, "Version").await
     }
 
     /// The machine id of the host that this systemd runs, which need not be the one whose files we see.
@@ -239,14 +196,6 @@ impl Systemd {
     pub async fn machine_id(&self) -> Result<String, Error> {
         let message = self.bus.call(&manager_path(), PEER, "GetMachineId", &()).await?;
         bus::body("GetMachineId", &message)
-    }
-
-    /// When systemd last read all unit files (its start, a daemon-reload), in microseconds of the monotonic clock.
-    ///
-    /// # Errors
-    /// When systemd does not answer.
-    pub async fn units_loaded(&self) -> Result<u64, Error> {
-        self.bus.get(&manager_path(), MANAGER, "UnitsLoadTimestampMonotonic").await
     }
 
     /// One unit by name or alias, loaded for the question where it is not in memory. One that does not exist is no
@@ -267,58 +216,6 @@ impl Systemd {
             (before, status) = (after, self.status(&path).await?);
         }
         Ok(status)
-    }
-
-    /// What the list does not tell about a listed unit. However many units the caller asks for at once, 8 calls are on the
-    /// wire: more gains nothing.
-    ///
-    /// # Errors
-    /// When systemd does not answer. A unit that left memory since is loaded again, or is [`Error::is_no_such_unit`].
-    pub async fn details(&self, unit: &Unit) -> Result<Details, Error> {
-        let path = &unit.path;
-        let (active_enter, inactive_enter, fragment_path, service) = join!(
-            self.time(path, UNIT, "ActiveEnterTimestamp"),
-            self.time(path, UNIT, "InactiveEnterTimestamp"),
-            self.fragment_path(unit),
-            OptionFuture::from((unit.kind() == "service").then(|| self.service_details(path))),
-        );
-        Ok(Details {
-            active_enter: active_enter?,
-            inactive_enter: inactive_enter?,
-            service: service.transpose()?,
-            fragment_path: Some(fragment_path?).filter(|path| !path.is_empty()),
-        })
-    }
-
-    /// Whether [`Systemd::details`] read earlier still hold.
-    ///
-    /// # Errors
-    /// As [`Systemd::details`].
-    pub async fn mark(&self, unit: &Unit) -> Result<Mark, Error> {
-        let n_restarts = self.bus.get(&unit.path, SERVICE, "NRestarts");
-        let n_restarts = OptionFuture::from((unit.kind() == "service").then_some(n_restarts));
-        let (state_change, n_restarts) = join!(self.state_change(&unit.path), n_restarts);
-        Ok(Mark { state_change: state_change?, n_restarts: n_restarts.transpose()?.unwrap_or(0) })
-    }
-
-    /// The unit's file; empty where it has none.
-    ///
-    /// # Errors
-    /// As [`Systemd::details`].
-    pub async fn fragment_path(&self, unit: &Unit) -> Result<String, Error> {
-        self.bus.get(&unit.path, UNIT, "FragmentPath").await
-    }
-
-    /// The units that this one pulls in when it starts: its `Wants=` and `Requires=`.
-    ///
-    /// # Errors
-    /// As [`Systemd::details`].
-    pub async fn pulled_in(&self, unit: &Unit) -> Result<Vec<String>, Error> {
-        let (wants, requires) =
-            join!(self.bus.get(&unit.path, UNIT, "Wants"), self.bus.get(&unit.path, UNIT, "Requires"));
-        let (mut wants, requires): (Vec<String>, Vec<String>) = (wants?, requires?);
-        wants.extend(requires);
-        Ok(wants)
     }
 
     async fn status(&self, path: &OwnedObjectPath) -> Result<UnitStatus, Error> {
@@ -377,21 +274,6 @@ impl Systemd {
             main_pid: main_pid?,
             remain_after_exit: remain_after_exit?,
             invocation_id: invocation?.iter().map(|byte| format!("{byte:02x}")).collect(),
-        })
-    }
-
-    async fn service_details(&self, path: &OwnedObjectPath) -> Result<ServiceDetails, Error> {
-        let (n_restarts, result, exec_main_status, exec_main_exit) = join!(
-            self.bus.get(path, SERVICE, "NRestarts"),
-            self.bus.get(path, SERVICE, "Result"),
-            self.bus.get(path, SERVICE, "ExecMainStatus"),
-            self.time(path, SERVICE, "ExecMainExitTimestamp"),
-        );
-        Ok(ServiceDetails {
-            n_restarts: n_restarts?,
-            result: result?,
-            exec_main_status: exec_main_status?,
-            exec_main_exit: exec_main_exit?,
         })
     }
 

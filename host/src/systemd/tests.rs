@@ -10,18 +10,18 @@ use super::{
 };
 
 /// Long enough for an answer on a loaded machine, for calls that will get one.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// For calls that get none.
-const IMPATIENCE: Duration = Duration::from_millis(200);
+pub(super) const IMPATIENCE: Duration = Duration::from_millis(200);
 
-fn fake(units: Vec<FakeUnit>) -> (TempDir, FakeSystemd, Systemd) {
+pub(super) fn fake(units: Vec<FakeUnit>) -> (TempDir, FakeSystemd, Systemd) {
     let folder = tempfile::tempdir().unwrap();
     let fake = FakeSystemd::start(folder.path(), units);
     let systemd = Systemd::at(&fake.address()).with_limit(PATIENCE);
     (folder, fake, systemd)
 }
 
-fn at(seconds: u64) -> Option<SystemTime> {
+pub(super) fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
@@ -133,10 +133,10 @@ async fn times_that_never_were_are_none() {
     let unit = FakeUnit::new("web.service")
         .with("ActiveEnterTimestamp", 0_u64)
         .with("InactiveEnterTimestamp", u64::MAX);
-    let (_folder, _fake, systemd) = fake(vec![unit.with("FragmentPath", "")]);
+    let (_folder, _fake, systemd) = fake(vec![unit]);
     let units = systemd.units().await.unwrap();
     let details = systemd.details(&units[0]).await.unwrap();
-    assert_eq!((details.active_enter, details.inactive_enter, details.fragment_path), (None, None, None));
+    assert_eq!((details.active_enter, details.inactive_enter), (None, None));
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn nonsense_is_an_error_and_no_panic() {
     for (what, mood) in [("ListUnits", Mood::Nonsense("ListUnits")), ("Version", Mood::Nonsense("Version"))] {
         fake.state().mood = mood;
         let error = if what == "Version" {
-            systemd.manager().await.unwrap_err()
+            systemd.version().await.unwrap_err()
         } else {
             systemd.units().await.unwrap_err()
         };

@@ -1,40 +1,57 @@
 //! systemd's units: their states, and of services what became of them.
 //!
-//! A look asks for the list of units, then for the details of those that are published. [`read`] asks and fills a
-//! [`Picture`]; [`families`] turns a picture into metrics and asks nothing.
+//! A [`picture`] of the units is kept, which systemd's own announcements ([`link`]) keep up to date. A look makes sure that
+//! all of them have come, asks what they left open ([`keeper`]), and publishes blocks of series that are printed anew only
+//! when something is different ([`press`]). Behind the looks the picture is proved against the whole list ([`check`]), and
+//! what systemd does not announce is asked for ([`unannounced`]).
 
+mod check;
 mod families;
+mod groups;
+mod keeper;
+mod link;
 mod pattern;
 mod picture;
-mod read;
+mod press;
 mod resting;
+mod selection;
 #[cfg(test)]
 mod tests;
+mod unannounced;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use clap::Args;
-use evenkeel_host::{metrics::Family, systemd::Systemd};
+use evenkeel_host::{config::PromDuration, metrics::Family, systemd::Systemd};
 use futures_util::future::BoxFuture;
 use regex::Regex;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{CollectError, Collector, Look};
-use families::families;
+use keeper::Keeper;
 pub use pattern::{PatternError, UnitPattern};
-pub use picture::Picture;
-use picture::Selection;
-use read::Reader;
+use selection::Selection;
 
 /// The name of the collector.
 pub const NAME: &str = "systemd";
 
+/// What is asked seldom is asked in one of so many checks.
+const SLOW: u32 = 5;
+
+/// A check is never made more often, whatever is configured.
+const SHORTEST_CHECK: Duration = Duration::from_secs(1);
+
 /// The `systemd` section of the configuration.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Units to look at closely: names or globs. Without any: units whose file lies under `/etc/systemd/system`, and what
@@ -43,6 +60,16 @@ pub struct Config {
     /// Watched units that may be missing: while they are, they have no `systemd_unit_load_state`, so that a rule on
     /// `load_state="not-found"` needs no exceptions of its own.
     pub not_found_ok: Vec<UnitPattern>,
+    /// How often what systemd announced is checked against its whole list, and counters of sockets are read; what the
+    /// unit files say is asked in every fifth check.
+    pub check_every: PromDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let check_every = PromDuration::new(Duration::from_secs(60));
+        Self { watch: Vec::new(), not_found_ok: Vec::new(), check_every }
+    }
 }
 
 /// Which units are published; both match the whole name, as in systemd_exporter and node_exporter.
@@ -64,33 +91,55 @@ fn anchored(text: &str) -> Result<Regex, String> {
     Regex::new(&format!("^(?:{text})$")).map_err(|error| error.to_string())
 }
 
+/// How often what is asked that no look asks.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// The list, and what may change at any time.
+    check: Duration,
+    /// What changes when somebody works on the host.
+    slow: Duration,
+}
+
 /// The collector.
 #[derive(Debug)]
 pub struct SystemdCollector {
     source: Systemd,
-    reader: Reader,
-    selection: Selection,
+    keeper: Arc<Keeper>,
+    pace: Pace,
     /// Somebody counts on systemd being here: its absence is a failure from the start.
     is_expected: bool,
     /// It answered once: its absence is a failure from then on.
     was_seen: AtomicBool,
+    /// Ends the task also when only this collector goes away.
+    _task: DropGuard,
 }
 
 impl SystemdCollector {
-    /// The collector for this host's systemd. It connects at the first look.
-    pub fn new(config: &Config, filter: &UnitFilter) -> Self {
+    /// The collector for this host's systemd. It connects at the first look, and checks itself in a task that ends with
+    /// `shutdown`. Needs a tokio runtime.
+    pub fn start(config: &Config, filter: &UnitFilter, shutdown: &CancellationToken) -> Self {
         let is_expected = !config.watch.is_empty() || std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some();
-        Self::over(Systemd::system(), Path::new("/"), is_expected, config, filter)
+        let task = shutdown.child_token();
+        let collector = Self {
+            _task: task.clone().drop_guard(),
+            ..Self::over(Systemd::system(), Path::new("/"), is_expected, config, filter)
+        };
+        let checks = check::keep_checking(Arc::clone(&collector.keeper), collector.pace);
+        tokio::spawn(task.run_until_cancelled_owned(checks));
+        collector
     }
 
-    /// `root` is where the host's files are.
+    /// Without the task.
     fn over(source: Systemd, root: &Path, is_expected: bool, config: &Config, filter: &UnitFilter) -> Self {
+        let selection = Selection::new(config.clone(), filter.clone());
+        let check = config.check_every.get().max(SHORTEST_CHECK);
         Self {
-            reader: Reader::new(source.clone(), root),
-            selection: Selection::new(config.clone(), filter.clone()),
+            keeper: Arc::new(Keeper::new(source.clone(), root.to_path_buf(), selection)),
             source,
+            pace: Pace { check, slow: check * SLOW },
             is_expected,
             was_seen: AtomicBool::new(false),
+            _task: CancellationToken::new().drop_guard(),
         }
     }
 
@@ -98,10 +147,10 @@ impl SystemdCollector {
         if !self.counts() && !self.source.socket_exists() {
             return Ok(Look::Absent);
         }
-        match self.reader.picture(&self.selection).await {
-            Ok(picture) => {
+        match self.keeper.look().await {
+            Ok(blocks) => {
                 self.was_seen.store(true, Ordering::Relaxed);
-                Ok(Look::fresh(families(&picture)))
+                Ok(Look::Seen(blocks))
             }
             Err(error) if error.is_no_systemd() && !self.counts() => Ok(Look::Absent),
             Err(error) => Err(CollectError::new(error)),
@@ -125,6 +174,10 @@ impl Collector for SystemdCollector {
     }
 
     fn down(&self) -> Vec<Family> {
-        if self.counts() || self.source.socket_exists() { vec![families::up(false)] } else { Vec::new() }
+        if self.counts() || self.source.socket_exists() {
+            vec![families::up(false), self.keeper.unannounced()]
+        } else {
+            Vec::new()
+        }
     }
 }

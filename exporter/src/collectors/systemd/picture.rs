@@ -1,305 +1,494 @@
-//! What one look saw, and which units deserve to be seen. Nothing here asks systemd.
+//! The picture of systemd's units that is kept between looks, and what announcements and answers make of it. Nothing
+//! here asks.
+//!
+//! What an announcement says becomes the picture at once; what it leaves open becomes a [`Doubt`], to be asked about. An
+//! answer counts only when nothing was announced of its unit while the question was under way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    collections::{HashMap, HashSet},
+    time::Duration,
 };
 
-use evenkeel_host::systemd::{Details, Manager, Unit};
+use evenkeel_host::systemd::{Changed, Details, Effect, Mark, Signal, SocketCounters, Unit, UnitPath};
+use tokio::time::Instant;
 
-use super::{Config, UnitFilter};
+use super::selection::Role;
 
-/// Where the host's own unit files lie.
-const LOCAL_UNITS: &str = "/etc/systemd/system/";
+/// Announcements are counted over this time.
+const WINDOW: Duration = Duration::from_secs(5);
 
-/// Everything that the metrics are made of.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Picture {
-    /// The manager itself.
-    pub manager: Manager,
-    /// How many units are in each active state, published or not.
-    pub counts: BTreeMap<String, usize>,
-    /// The units that are published.
-    pub units: Vec<Seen>,
-}
+/// More than 200 announcements a second cost more than a list at each look.
+const MOST_IN_WINDOW: u32 = 1000;
 
-/// A unit that is published.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
-    /// Its line in the list.
-    pub unit: Unit,
-    /// The host's owner cares for it in particular.
-    pub is_watched: bool,
-    /// It may be missing.
-    pub may_be_missing: bool,
-    /// systemd has it in memory. What nothing needs it forgets, its times and counters with it.
-    pub is_in_memory: bool,
-    /// What the list does not tell; `None` where nobody asked, or the unit was gone when asked.
-    pub details: Option<Details>,
-}
+/// How long it must be quiet before announcements are believed again.
+const QUIET: Duration = Duration::from_secs(60);
 
-/// What is known of the units' files, where the default watch list needs it.
+/// What is known of the units in systemd's memory.
 #[derive(Debug, Default)]
-pub(super) struct Files {
-    /// Unit file by unit.
-    pub(super) paths: BTreeMap<String, String>,
-    /// What each local target pulls in.
-    pub(super) pulled_in: BTreeMap<String, Vec<String>>,
+pub(super) struct Picture {
+    units: HashMap<UnitPath, Known>,
+    /// Counts announcements.
+    clock: u64,
+    /// Which connection's announcements count.
+    listening: u64,
+    /// Counts changes of what is published.
+    version: u64,
+    /// Counts how often systemd has read all unit files, as far as it is known.
+    reloads: u64,
+    /// Only the list says which units there are.
+    list_is_due: bool,
+    /// systemd is removing and adding every unit.
+    is_reloading: bool,
+    /// The roles are those of the units that there are.
+    has_roles: bool,
+    /// Nothing is in doubt.
+    is_settled: bool,
+    /// Units that were removed since the list is being read.
+    removed: Option<HashSet<UnitPath>>,
+    rush: Rush,
 }
 
-/// Which units are watched and published.
+/// What is known of one unit.
 #[derive(Debug)]
-pub(super) struct Selection {
-    config: Config,
-    filter: UnitFilter,
+pub(super) struct Known {
+    /// As in the list.
+    pub(super) unit: Unit,
+    /// Whether and how it is published.
+    pub(super) role: Option<Role>,
+    /// What the list does not tell; only of published units, `None` where nobody has asked or the unit was gone.
+    pub(super) details: Option<Details>,
+    /// Its file, until the files are read anew.
+    pub(super) file: Option<String>,
+    /// What it pulls in, of local targets.
+    pub(super) pulled_in: Option<Vec<String>>,
+    /// Its control group; empty for none.
+    pub(super) control_group: Option<String>,
+    /// Of sockets: whether it counts connections, the counters, and when they were read.
+    pub(super) counters: Option<(bool, SocketCounters, Instant)>,
+    doubt: Doubt,
+    /// The last announcement about it.
+    touched: u64,
+    /// When it was last found to be as described.
+    proved: Instant,
 }
 
-impl Selection {
-    pub(super) fn new(config: Config, filter: UnitFilter) -> Self {
-        Self { config, filter }
+/// What is to be asked of a unit before it is published, each with what comes before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// Nothing.
+    None,
+    /// Whether its details still hold.
+    Proof,
+    /// Its details.
+    Details,
+    /// Its states.
+    States,
+}
+
+/// What a question about a unit has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It is as it was believed to be, or was announced to be otherwise meanwhile.
+    Same,
+    /// Its restart counter was set back, which systemd does not announce of a service that runs.
+    Reset,
+    /// It is otherwise.
+    Different,
+}
+
+/// Whether announcements come faster than it is worth to follow them.
+#[derive(Debug, Default)]
+struct Rush {
+    /// The window that is counted now.
+    since: Option<Instant>,
+    count: u32,
+    until: Option<Instant>,
+}
+
+impl Picture {
+    /// Believes nothing any more, and from here on only the announcements that are taken with the number returned.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.listening += 1;
+        self.is_reloading = false;
+        self.doubt_all();
+        self.listening
     }
 
-    /// Whether nothing is configured, so that the unit files say what is watched.
-    pub(super) fn is_by_file(&self) -> bool {
-        self.config.watch.is_empty()
-    }
-
-    /// Whether it takes the unit files to say which units are watched.
-    pub(super) fn needs_files(&self) -> bool {
-        self.is_by_file() || self.config.watch.iter().any(|pattern| pattern.literal().is_none())
-    }
-
-    /// Units to ask for by name where the list lacks them: systemd has only those in memory that something needs, and a
-    /// stopped unit is no less watched for that. `files` are the unit files of the host, by name.
-    pub(super) fn candidates(&self, files: &BTreeMap<String, PathBuf>) -> BTreeSet<String> {
-        if self.is_by_file() {
-            let local = files.iter().filter(|(_, path)| path.starts_with(LOCAL_UNITS));
-            return local.map(|(name, _)| name.clone()).collect();
+    fn doubt_all(&mut self) {
+        self.reloads += 1;
+        self.list_is_due = true;
+        self.has_roles = false;
+        self.is_settled = false;
+        for known in self.units.values_mut() {
+            // What a timer does next, and which file a unit has, may be different after a reload without any stamp.
+            let is_timer = known.details.as_ref().is_some_and(|details| details.timer.is_some());
+            known.doubt(if is_timer { Doubt::Details } else { Doubt::Proof });
+            (known.file, known.pulled_in, known.control_group) = (None, None, None);
         }
-        let meant = |name: &&String| self.config.watch.iter().any(|pattern| pattern.matches(name));
-        let literals = self.config.watch.iter().filter_map(|pattern| pattern.literal());
-        // A template is no unit: asking for one fails.
-        let literals = literals.filter(|name| !name.contains("@.")).map(str::to_owned);
-        literals.chain(files.keys().filter(meant).cloned()).collect()
     }
 
-    /// The units worth publishing, without details: of those in the list, and of those that were asked for by name.
-    pub(super) fn choose(&self, listed: Vec<Unit>, asked_for: Vec<Unit>, files: &Files) -> Vec<Seen> {
-        let wanted = wanted(files);
-        let listed = listed.into_iter().map(|unit| (unit, true));
-        let asked_for = asked_for.into_iter().map(|unit| (unit, false));
-        let mut seen = Vec::new();
-        for (unit, is_in_memory) in listed.chain(asked_for) {
-            let is_watched = self.is_watched(&unit.name, files, &wanted);
-            if (is_watched || is_in_memory) && self.is_published(&unit, is_watched) {
-                let may_be_missing =
-                    self.config.not_found_ok.iter().any(|pattern| pattern.matches(&unit.name));
-                seen.push(Seen { unit, is_watched, may_be_missing, is_in_memory, details: None });
+    /// Takes an announcement.
+    pub(super) fn take(&mut self, listening: u64, signal: Signal, now: Instant) {
+        if listening != self.listening {
+            return;
+        }
+        self.clock += 1;
+        match signal {
+            Signal::Reloading(true) => self.is_reloading = true,
+            Signal::Reloading(false) => {
+                self.is_reloading = false;
+                self.doubt_all();
+            }
+            // It is about every unit, and no unit has changed.
+            _ if self.is_reloading => {}
+            Signal::New { name, path } => {
+                self.rush.count(now);
+                self.add(name, path, now);
+            }
+            Signal::Removed { path } => {
+                self.rush.count(now);
+                let role = self.units.remove(&path).and_then(|known| known.role);
+                if let Some(removed) = &mut self.removed {
+                    removed.insert(path);
+                }
+                // A watched one rests now.
+                (self.has_roles, self.is_settled) = (false, false);
+                self.version += u64::from(role.is_some());
+            }
+            Signal::Changed(changed) => {
+                self.rush.count(now);
+                self.change(&changed, now);
             }
         }
-        seen
     }
 
-    fn is_watched(&self, name: &str, files: &Files, wanted: &BTreeSet<&str>) -> bool {
-        if self.is_by_file() {
-            files.paths.get(name).is_some_and(|path| is_local(path)) || wanted.contains(name)
-        } else {
-            self.config.watch.iter().any(|pattern| pattern.matches(name))
-        }
+    fn add(&mut self, name: String, path: UnitPath, now: Instant) {
+        let unread = Unit {
+            name,
+            load_state: String::new(),
+            active_state: String::new(),
+            sub_state: String::new(),
+            job_id: 0,
+            path: path.clone(),
+        };
+        let known = self.units.entry(path).or_insert_with(|| Known::new(unread, now));
+        known.doubt(Doubt::States);
+        known.touched = self.clock;
+        self.has_roles = false;
+        self.is_settled = false;
     }
 
-    fn is_published(&self, unit: &Unit, is_watched: bool) -> bool {
-        let name = &unit.name;
-        if self.filter.exclude.as_ref().is_some_and(|exclude| exclude.is_match(name)) {
-            return false;
+    fn change(&mut self, changed: &Changed, now: Instant) {
+        let is_rush = self.rush.is_on(now);
+        let Some(known) = self.units.get_mut(changed.path()) else {
+            self.list_is_due = true;
+            return;
+        };
+        known.touched = self.clock;
+        let effect = if is_rush { Effect::Unclear } else { known.apply(changed) };
+        match effect {
+            Effect::Nothing => {}
+            Effect::Changed => self.version += u64::from(known.role.is_some()),
+            Effect::Unclear => known.doubt(Doubt::States),
         }
-        match &self.filter.include {
-            Some(include) => include.is_match(name),
-            None => {
-                is_watched
-                    || matches!(unit.kind(), "service" | "timer" | "socket")
-                    || has_load_problem(&unit.load_state)
+        self.is_settled &= effect == Effect::Nothing;
+    }
+
+    /// Whether announcements alone do not say which units there are and in which states.
+    pub(super) fn is_blind(&self, now: Instant) -> bool {
+        self.is_reloading || self.rush.is_on(now)
+    }
+
+    /// Whether the list is to be read.
+    pub(super) fn list_is_due(&self) -> bool {
+        self.list_is_due
+    }
+
+    /// The list is being read. What is announced from here on may be newer than what it says.
+    pub(super) fn begin_list(&mut self) -> u64 {
+        self.list_is_due = false;
+        self.removed = Some(HashSet::new());
+        self.clock
+    }
+
+    /// Takes the list that was asked for at `since`, and says how many units it shows otherwise than they were believed
+    /// to be.
+    pub(super) fn take_list(&mut self, list: Vec<Unit>, since: u64, now: Instant) -> u64 {
+        let removed = self.removed.take().unwrap_or_default();
+        let (mut different, mut listed) = (0, HashSet::with_capacity(list.len()));
+        for unit in list {
+            listed.insert(unit.path.clone());
+            match self.units.get_mut(&unit.path) {
+                Some(known) if known.touched > since => {}
+                Some(known) => {
+                    let was_believed = known.doubt != Doubt::States;
+                    different += u64::from(known.take_states(unit) && was_believed);
+                }
+                None if removed.contains(&unit.path) => {}
+                None => {
+                    different += 1;
+                    self.units.insert(unit.path.clone(), Known::new(unit, now));
+                }
             }
         }
-    }
-}
-
-/// What the local targets pull in.
-fn wanted(files: &Files) -> BTreeSet<&str> {
-    files.pulled_in.values().flatten().map(String::as_str).collect()
-}
-
-/// Whether a unit file is the host's own, not a package's or a generator's.
-pub(super) fn is_local(path: &str) -> bool {
-    path.starts_with(LOCAL_UNITS)
-}
-
-/// Load states that say that a file is there and does not work, or is switched off.
-pub(super) fn has_load_problem(load_state: &str) -> bool {
-    matches!(load_state, "bad-setting" | "error" | "masked")
-}
-
-impl Seen {
-    /// Whether the unit has a state to speak of. One that does not exist and never ran has none, unless it is watched:
-    /// the lists of names that other units mention are long, and mean nothing.
-    pub(super) fn has_state(&self) -> bool {
-        let exists = self.unit.load_state != "not-found";
-        exists || self.unit.active_state != "inactive" || (self.is_watched && !self.may_be_missing)
+        self.units.retain(|path, known| {
+            let stays = known.touched > since || listed.contains(path);
+            different += u64::from(!stays && known.doubt != Doubt::States);
+            stays
+        });
+        (self.has_roles, self.is_settled) = (false, false);
+        self.version += u64::from(different > 0);
+        different
     }
 
-    /// Whether `systemd_unit_load_state` is told.
-    pub(super) fn has_load_state(&self) -> bool {
-        if self.unit.load_state == "not-found" && self.may_be_missing {
-            return false;
+    /// Units of which not even the states are known.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let unread = self.units.values().filter(|known| known.doubt == Doubt::States);
+        unread.map(|known| known.unit.name.clone()).collect()
+    }
+
+    /// Takes the states of the units that were asked for by name at `since`. One that did not come back is gone.
+    pub(super) fn take_states(&mut self, asked: &[String], answer: Vec<Unit>, since: u64) {
+        let mut answer: HashMap<String, Unit> =
+            answer.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
+        let asked: HashSet<&String> = asked.iter().collect();
+        self.units.retain(|_, known| {
+            if known.doubt != Doubt::States || known.touched > since || !asked.contains(&known.unit.name) {
+                return true;
+            }
+            let Some(unit) = answer.remove(&known.unit.name) else { return false };
+            known.take_states(unit);
+            true
+        });
+        self.has_roles = false;
+        self.version += 1;
+    }
+
+    /// Every unit in memory.
+    pub(super) fn units(&self) -> impl Iterator<Item = &Known> {
+        self.units.values()
+    }
+
+    /// One of them.
+    pub(super) fn get_mut(&mut self, path: &UnitPath) -> Option<&mut Known> {
+        self.units.get_mut(path)
+    }
+
+    /// Whether there may be units whose role nobody has found yet.
+    pub(super) fn has_roles(&self) -> bool {
+        self.has_roles
+    }
+
+    /// Gives each unit its role.
+    pub(super) fn assign(&mut self, role: impl Fn(&Known) -> Option<Role>) {
+        for known in self.units.values_mut() {
+            let role = role(known);
+            if known.role != role {
+                self.version += 1;
+                self.is_settled = false;
+                known.role = role;
+            }
         }
-        self.is_watched || has_load_problem(&self.unit.load_state)
+        self.has_roles = true;
+    }
+
+    /// Published units that are to be asked about, and what.
+    pub(super) fn doubts(&self) -> Vec<(Unit, Doubt)> {
+        let doubted = self.units.values().filter(|known| known.is_to_be_read());
+        doubted.map(|known| (known.unit.clone(), known.doubt)).collect()
+    }
+
+    /// Takes the details of a unit, asked for at `since`; `None` for one that is gone or cannot be read.
+    pub(super) fn take_details(&mut self, unit: &Unit, details: Option<Details>, since: u64, now: Instant) {
+        let Some(known) = self.units.get_mut(&unit.path) else { return };
+        if known.touched > since {
+            return;
+        }
+        self.version += u64::from(known.details != details);
+        (known.details, known.doubt, known.proved) = (details, Doubt::None, now);
+    }
+
+    /// Compares a unit's mark, asked for at `since`, with what is known of it.
+    pub(super) fn prove(&mut self, unit: &Unit, mark: Mark, since: u64, now: Instant) -> Proof {
+        let Some(known) = self.units.get_mut(&unit.path).filter(|known| known.touched <= since) else {
+            return Proof::Same;
+        };
+        known.proved = now;
+        let believed = known.details.as_ref().map(Details::mark);
+        if believed == Some(mark) {
+            if known.doubt == Doubt::Proof {
+                known.doubt = Doubt::None;
+            }
+            return Proof::Same;
+        }
+        known.doubt(Doubt::Details);
+        self.is_settled = false;
+        let is_reset = believed.is_some_and(|believed| {
+            mark.state_change == believed.state_change && mark.n_restarts < believed.n_restarts
+        });
+        if is_reset { Proof::Reset } else { Proof::Different }
+    }
+
+    /// Published units to prove: `most` that have restarted, because nothing announces when their counters are set back,
+    /// and of the others one in `share`, not fewer than `least` or more than `most`. The longest unproved first.
+    pub(super) fn sample(&self, share: usize, least: usize, most: usize) -> Vec<Unit> {
+        let read = self.units.values().filter(|known| known.is_read());
+        let (mut restarted, mut others): (Vec<&Known>, Vec<&Known>) =
+            read.partition(|known| known.has_restarted());
+        let some = (others.len() / share).clamp(least, most);
+        for (known, wanted) in [(&mut restarted, most), (&mut others, some)] {
+            known.sort_unstable_by_key(|known| known.proved);
+            known.truncate(wanted);
+        }
+        restarted.into_iter().chain(others).map(|known| known.unit.clone()).collect()
+    }
+
+    /// Finds out whether anything is still in doubt; for `has_groups`, also where watched units have their processes.
+    pub(super) fn settle(&mut self, has_groups: bool) -> bool {
+        if !self.is_settled {
+            let is_open = |known: &Known| {
+                known.doubt == Doubt::States
+                    || known.is_to_be_read()
+                    || (has_groups && known.lacks_control_group())
+            };
+            self.is_settled = self.has_roles && !self.units.values().any(is_open);
+        }
+        self.is_settled
+    }
+
+    /// Counts announcements.
+    pub(super) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Is another one after systemd has read all unit files anew.
+    pub(super) fn reloads(&self) -> u64 {
+        self.reloads
+    }
+
+    /// Equal versions, equal series.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Something that no announcement tells is different now.
+    pub(super) fn was_changed(&mut self) {
+        self.version += 1;
+    }
+}
+
+impl Known {
+    fn new(unit: Unit, now: Instant) -> Self {
+        Self {
+            unit,
+            role: None,
+            details: None,
+            file: None,
+            pulled_in: None,
+            control_group: None,
+            counters: None,
+            doubt: Doubt::Details,
+            touched: 0,
+            proved: now,
+        }
+    }
+
+    fn doubt(&mut self, doubt: Doubt) {
+        self.doubt = self.doubt.max(doubt);
+    }
+
+    fn apply(&mut self, changed: &Changed) -> Effect {
+        // A file that was missing may be there now, and this alone is not announced.
+        if self.unit.load_state != "loaded" || self.doubt == Doubt::States {
+            return Effect::Unclear;
+        }
+        let was_active = self.unit.active_state.clone();
+        // A signal that brings some of it up to date would make the rest look proved.
+        let details = if self.doubt == Doubt::None { self.details.as_mut() } else { None };
+        let effect = changed.apply(&mut self.unit, details);
+        if self.doubt != Doubt::None {
+            self.doubt(Doubt::Details);
+        }
+        if self.unit.active_state != was_active {
+            self.forget_missing_group();
+        }
+        effect
+    }
+
+    /// Takes a line of the list; true when it is otherwise than what was known.
+    fn take_states(&mut self, unit: Unit) -> bool {
+        let known = &self.unit;
+        let is_same = (&known.load_state, &known.active_state, &known.sub_state)
+            == (&unit.load_state, &unit.active_state, &unit.sub_state);
+        if known.load_state != unit.load_state {
+            self.file = None;
+        }
+        if known.active_state != unit.active_state {
+            self.forget_missing_group();
+        }
+        if !is_same || self.doubt == Doubt::States {
+            self.doubt = Doubt::Details;
+        }
+        self.unit = unit;
+        !is_same
+    }
+
+    /// One that has none while it rests gets one when it starts.
+    fn forget_missing_group(&mut self) {
+        if self.control_group.as_deref() == Some("") {
+            self.control_group = None;
+        }
+    }
+
+    /// Whether systemd has said anything about it yet.
+    pub(super) fn is_known(&self) -> bool {
+        !self.unit.load_state.is_empty()
+    }
+
+    fn is_to_be_read(&self) -> bool {
+        self.doubt != Doubt::None && self.role.is_some() && self.has_details()
+    }
+
+    fn has_restarted(&self) -> bool {
+        let service = self.details.as_ref().and_then(|details| details.service.as_ref());
+        service.is_some_and(|service| service.n_restarts > 0)
+    }
+
+    fn is_read(&self) -> bool {
+        self.doubt == Doubt::None && self.role.is_some() && self.details.is_some()
+    }
+
+    /// Whether it is watched and may have processes now.
+    pub(super) fn has_processes(&self) -> bool {
+        let unit = &self.unit;
+        let rests = matches!(unit.active_state.as_str(), "inactive" | "failed") || unit.sub_state == "exited";
+        let is_watched = self.role.is_some_and(|role| role.is_watched);
+        is_watched && !rests && matches!(unit.kind(), "service" | "scope" | "slice")
+    }
+
+    /// Whether it takes a question to know where its processes are.
+    pub(super) fn lacks_control_group(&self) -> bool {
+        self.control_group.is_none() && self.has_processes()
     }
 
     /// Whether there is more to know than the list tells.
     pub(super) fn has_details(&self) -> bool {
-        self.is_in_memory && (self.unit.load_state == "loaded" || self.unit.active_state != "inactive")
+        self.unit.load_state == "loaded" || self.unit.active_state != "inactive"
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use regex::Regex;
-
-    use super::*;
-
-    fn unit(name: &str, load: &str, active: &str) -> Unit {
-        Unit {
-            name: name.into(),
-            load_state: load.into(),
-            active_state: active.into(),
-            sub_state: "dead".into(),
-            job_id: 0,
-            path: Default::default(),
+impl Rush {
+    fn count(&mut self, now: Instant) {
+        match self.since {
+            Some(since) if now.duration_since(since) < WINDOW => self.count += 1,
+            _ => (self.since, self.count) = (Some(now), 1),
+        }
+        if self.count > MOST_IN_WINDOW {
+            self.until = Some(now + QUIET);
         }
     }
 
-    fn selection(watch: &[&str], not_found_ok: &[&str], filter: UnitFilter) -> Selection {
-        let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Selection::new(Config { watch: patterns(watch), not_found_ok: patterns(not_found_ok) }, filter)
-    }
-
-    fn names(seen: &[Seen], which: impl Fn(&Seen) -> bool) -> Vec<&str> {
-        seen.iter().filter(|seen| which(seen)).map(|seen| seen.unit.name.as_str()).collect()
-    }
-
-    fn host() -> Vec<Unit> {
-        vec![
-            unit("ssh.service", "loaded", "active"),
-            unit("backup.timer", "loaded", "active"),
-            unit("docker.socket", "loaded", "active"),
-            unit("basic.target", "loaded", "active"),
-            unit("app.target", "loaded", "active"),
-            unit("app-a.service", "loaded", "failed"),
-            unit("app-gone.service", "not-found", "inactive"),
-            unit("elsewhere.service", "not-found", "inactive"),
-            unit("ghost.service", "not-found", "failed"),
-            unit("srv.mount", "bad-setting", "inactive"),
-            unit("dev-vda.device", "loaded", "active"),
-            unit("off.service", "masked", "inactive"),
-        ]
-    }
-
-    #[test]
-    fn without_a_word_the_unit_files_say_what_is_watched() {
-        let mut files = Files::default();
-        for (name, path) in [
-            ("ssh.service", "/usr/lib/systemd/system/ssh.service"),
-            ("app.target", "/etc/systemd/system/app.target"),
-            ("srv.mount", "/run/systemd/generator/srv.mount"),
-            ("basic.target", "/etc/systemd/system.control/basic.target"),
-        ] {
-            files.paths.insert(name.into(), path.into());
-        }
-        files.pulled_in.insert("app.target".into(), vec!["app-a.service".into(), "app-gone.service".into()]);
-        let seen = selection(&[], &[], UnitFilter::default()).choose(host(), vec![], &files);
-        assert_eq!(names(&seen, |seen| seen.is_watched), ["app.target", "app-a.service", "app-gone.service"]);
-        assert_eq!(
-            names(&seen, |_| true),
-            [
-                "ssh.service",
-                "backup.timer",
-                "docker.socket",
-                "app.target",
-                "app-a.service",
-                "app-gone.service",
-                "elsewhere.service",
-                "ghost.service",
-                "srv.mount",
-                "off.service",
-            ]
-        );
-        assert_eq!(
-            names(&seen, Seen::has_load_state),
-            ["app.target", "app-a.service", "app-gone.service", "srv.mount", "off.service"]
-        );
-        // A name that is only mentioned has no state; a failed ghost has one, and so has a watched unit.
-        assert_eq!(names(&seen, |seen| !seen.has_state()), ["elsewhere.service"]);
-        assert_eq!(
-            names(&seen, |seen| !seen.has_details()),
-            ["app-gone.service", "elsewhere.service", "srv.mount", "off.service"]
-        );
-    }
-
-    #[test]
-    fn a_watch_list_is_the_whole_truth() {
-        let mut files = Files::default();
-        files.paths.insert("ssh.service".into(), "/etc/systemd/system/ssh.service".into());
-        let seen =
-            selection(&["app-*", "app.target"], &[], UnitFilter::default()).choose(host(), vec![], &files);
-        assert_eq!(names(&seen, |seen| seen.is_watched), ["app.target", "app-a.service", "app-gone.service"]);
-    }
-
-    #[test]
-    fn what_may_be_missing_is_not_told_while_it_is() {
-        let selection = selection(&["app-*"], &["app-*.service"], UnitFilter::default());
-        let seen = selection.choose(host(), vec![], &Files::default());
-        assert_eq!(names(&seen, |seen| seen.has_load_state() && seen.is_watched), ["app-a.service"]);
-        let gone = seen.iter().find(|seen| seen.unit.name == "app-gone.service").unwrap();
-        assert!(!gone.has_state());
-    }
-
-    #[test]
-    fn watched_units_are_asked_for_where_the_list_lacks_them() {
-        let files = [
-            ("app-a.service", "/etc/systemd/system/app-a.service"),
-            ("app-b.service", "/usr/lib/systemd/system/app-b.service"),
-            ("own.timer", "/etc/systemd/system/own.timer"),
-        ];
-        let files = files.map(|(name, path)| (name.to_owned(), PathBuf::from(path))).into();
-        let by_file = selection(&[], &[], UnitFilter::default());
-        assert_eq!(Vec::from_iter(by_file.candidates(&files)), ["app-a.service", "own.timer"]);
-        let by_name =
-            selection(&["app-*", "gone.service", "t@.service", "t@1.service"], &[], UnitFilter::default());
-        assert_eq!(
-            Vec::from_iter(by_name.candidates(&files)),
-            ["app-a.service", "app-b.service", "gone.service", "t@1.service"]
-        );
-    }
-
-    #[test]
-    fn what_was_asked_for_counts_only_when_watched() {
-        let selection = selection(&["app-*"], &[], UnitFilter::default());
-        let asked_for =
-            vec![unit("app-z.service", "loaded", "inactive"), unit("alias.service", "loaded", "inactive")];
-        let seen = selection.choose(vec![], asked_for, &Files::default());
-        assert_eq!(names(&seen, |_| true), ["app-z.service"]);
-        assert!(seen[0].has_state() && seen[0].has_load_state() && !seen[0].has_details());
-    }
-
-    #[test]
-    fn flags_have_the_last_word() {
-        let regex = |text: &str| Some(Regex::new(text).unwrap());
-        let filter = UnitFilter { include: regex("^(?:(app|dev).*)$"), exclude: regex("^(?:.*\\.target)$") };
-        let seen = selection(&["app-a.service", "app.target", "ssh.service"], &[], filter).choose(
-            host(),
-            vec![],
-            &Files::default(),
-        );
-        assert_eq!(names(&seen, |_| true), ["app-a.service", "app-gone.service", "dev-vda.device"]);
+    fn is_on(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
     }
 }

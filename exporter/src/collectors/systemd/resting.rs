@@ -6,73 +6,112 @@
 //! journal. Nothing here asks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::PathBuf,
 };
 
 use evenkeel_host::systemd::Unit;
-use tokio::time::Instant;
 
-/// How often the candidates are put together again: a file may have appeared.
-const FRESH: Duration = Duration::from_secs(60);
+use super::{
+    picture::Picture,
+    selection::{Role, Selection},
+};
 
 /// What is known of resting units.
 #[derive(Debug, Default)]
 pub(super) struct Resting {
-    /// When the candidates were put together; `None` for not yet.
-    since: Option<Instant>,
-    /// The units to ask for when the list lacks them.
-    candidates: BTreeSet<String>,
+    /// The units to ask for when the list lacks them, and their files; `None` for not yet put together.
+    candidates: Option<BTreeMap<String, Option<String>>>,
     /// What systemd said of them; `None` for a name that is no unit's own.
     units: BTreeMap<String, Option<Unit>>,
+    /// Those that are published.
+    shown: Vec<(Unit, Role)>,
+    /// `shown` is made of the candidates that there are.
+    is_complete: bool,
 }
 
 impl Resting {
     /// Takes the units that there are now. What is known of those that were there before stays, but for what was missing:
     /// it may have appeared, and asking for what does not exist leaves no trace.
-    pub(super) fn refresh(&mut self, candidates: BTreeSet<String>) {
-        self.since = Some(Instant::now());
-        let before = std::mem::replace(&mut self.candidates, candidates);
+    pub(super) fn refresh(&mut self, names: BTreeSet<String>, files: &BTreeMap<String, PathBuf>) {
+        let file = |name: &String| files.get(name).and_then(|path| path.to_str()).map(str::to_owned);
+        let candidates: BTreeMap<_, _> = names
+            .into_iter()
+            .map(|name| {
+                let file = file(&name);
+                (name, file)
+            })
+            .collect();
+        let before = self.candidates.replace(candidates).unwrap_or_default();
+        let candidates = self.candidates.as_ref().unwrap_or(&before);
         self.units.retain(|name, unit| {
-            let is_gone = before.contains(name) && !self.candidates.contains(name);
+            let is_gone = before.contains_key(name) && !candidates.contains_key(name);
             let was_missing = unit.as_ref().is_some_and(|unit| unit.load_state == "not-found");
             !is_gone && !was_missing
         });
+        self.is_complete = false;
     }
 
-    /// Whether it is too early to put the candidates together again.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() < FRESH)
+    /// Whether the candidates have been put together.
+    pub(super) fn is_begun(&self) -> bool {
+        self.candidates.is_some()
     }
 
-    /// The units to ask for.
-    pub(super) fn unknown(&self, listed: &BTreeSet<&str>) -> Vec<String> {
-        let unlisted = self.candidates.iter().filter(|name| !listed.contains(name.as_str()));
-        unlisted.filter(|name| !self.units.contains_key(*name)).cloned().collect()
+    /// Whether what is shown is all that there is to show.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
-    /// Takes in what systemd said of the units asked for. Those that woke up meanwhile come back: the next list has them.
-    pub(super) fn learn(&mut self, asked: Vec<String>, answer: Vec<Unit>) -> Vec<Unit> {
+    /// The units to ask for: those that systemd does not have in memory.
+    pub(super) fn unknown(&self, picture: &Picture) -> Vec<String> {
+        let listed = names(picture);
+        let unlisted = self.candidates.iter().flatten().filter(|(name, _)| !listed.contains(name.as_str()));
+        unlisted.filter(|(name, _)| !self.units.contains_key(*name)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes in what systemd said of the units asked for. Those that woke up meanwhile are announced.
+    pub(super) fn learn(&mut self, asked: Vec<String>, answer: Vec<Unit>) {
         // A name that does not come back is an alias, whose unit comes back under its own name, or invalid.
         self.units.extend(asked.into_iter().map(|name| (name, None)));
-        let (resting, awake): (Vec<Unit>, Vec<Unit>) =
-            answer.into_iter().partition(|unit| unit.active_state == "inactive" && unit.job_id == 0);
-        for unit in &awake {
-            self.units.remove(&unit.name);
+        for unit in answer {
+            if unit.active_state == "inactive" && unit.job_id == 0 {
+                self.units.insert(unit.name.clone(), Some(unit));
+            } else {
+                self.units.remove(&unit.name);
+            }
         }
-        self.units.extend(resting.into_iter().map(|unit| (unit.name.clone(), Some(unit))));
-        awake
     }
 
-    /// The resting units.
-    pub(super) fn units(&self, listed: &BTreeSet<&str>) -> Vec<Unit> {
-        self.units.values().flatten().filter(|unit| !listed.contains(unit.name.as_str())).cloned().collect()
+    /// Chooses what is published: what is watched and not in memory. Says whether that is anything new.
+    pub(super) fn show(&mut self, picture: &Picture, selection: &Selection) -> bool {
+        let listed = names(picture);
+        let candidates = self.candidates.as_ref();
+        let file = |unit: &Unit| candidates?.get(&unit.name)?.as_deref();
+        let resting = self.units.values().flatten().filter(|unit| !listed.contains(unit.name.as_str()));
+        let shown = resting
+            .filter_map(|unit| Some((unit.clone(), selection.resting_role(unit, file(unit))?)))
+            .collect();
+        let before = std::mem::replace(&mut self.shown, shown);
+        self.is_complete = true;
+        before != self.shown
     }
+
+    /// What is published.
+    pub(super) fn shown(&self) -> &[(Unit, Role)] {
+        &self.shown
+    }
+}
+
+fn names(picture: &Picture) -> HashSet<&str> {
+    picture.units().map(|known| known.unit.name.as_str()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::collectors::systemd::{Config, UnitFilter};
 
     fn unit(name: &str, load: &str, active: &str) -> Unit {
         Unit {
@@ -81,7 +120,7 @@ mod tests {
             active_state: active.into(),
             sub_state: "dead".into(),
             job_id: 0,
-            path: Default::default(),
+            path: format!("/{}", name.replace('.', "_")).try_into().unwrap(),
         }
     }
 
@@ -89,61 +128,75 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn resting(resting: &Resting) -> Vec<String> {
-        resting.units(&BTreeSet::new()).into_iter().map(|unit| unit.name).collect()
+    fn listed(names: &[&str]) -> Picture {
+        let mut picture = Picture::default();
+        let list = names.iter().map(|name| unit(name, "loaded", "active")).collect();
+        let since = picture.begin_list();
+        picture.take_list(list, since, Instant::now());
+        picture
+    }
+
+    fn shown(resting: &mut Resting, picture: &Picture) -> Vec<String> {
+        let config = Config { watch: vec!["*.service".parse().unwrap()], ..Config::default() };
+        resting.show(picture, &Selection::new(config, UnitFilter::default()));
+        resting.shown().iter().map(|(unit, _)| unit.name.clone()).collect()
     }
 
     #[test]
     fn each_unit_is_asked_for_once() {
-        let mut units = Resting::default();
-        assert!(!units.is_fresh());
-        units.refresh(names(&["a.service", "b.service", "running.service"]));
-        assert!(units.is_fresh());
-        let listed = BTreeSet::from(["running.service"]);
-        let asked = units.unknown(&listed);
+        let mut resting = Resting::default();
+        assert!(!resting.is_begun());
+        resting.refresh(names(&["a.service", "b.service", "running.service"]), &BTreeMap::new());
+        assert!(resting.is_begun() && !resting.is_complete());
+        let running = listed(&["running.service"]);
+        let asked = resting.unknown(&running);
         assert_eq!(asked, ["a.service", "b.service"]);
-        let answer =
-            vec![unit("a.service", "loaded", "inactive"), unit("b.service", "bad-setting", "inactive")];
-        assert!(units.learn(asked, answer).is_empty());
-        units.refresh(names(&["a.service", "b.service", "c.service"]));
-        assert_eq!(units.unknown(&listed), ["c.service"]);
-        assert_eq!(resting(&units), ["a.service", "b.service"]);
-        assert!(units.units(&BTreeSet::from(["a.service", "b.service"])).is_empty(), "the list knows better");
+        resting.learn(
+            asked,
+            vec![unit("a.service", "loaded", "inactive"), unit("b.service", "bad-setting", "inactive")],
+        );
+        resting.refresh(names(&["a.service", "b.service", "c.service"]), &BTreeMap::new());
+        assert_eq!(resting.unknown(&running), ["c.service"]);
+        assert_eq!(shown(&mut resting, &running), ["a.service", "b.service"]);
+        assert!(resting.is_complete());
+        assert!(
+            shown(&mut resting, &listed(&["a.service", "b.service"])).is_empty(),
+            "the list knows better"
+        );
     }
 
     #[test]
     fn what_was_missing_is_asked_for_again_and_what_went_is_forgotten() {
-        let mut units = Resting::default();
-        units.refresh(names(&["gone.service", "old.service"]));
+        let (mut resting, nothing) = (Resting::default(), Picture::default());
+        resting.refresh(names(&["gone.service", "old.service"]), &BTreeMap::new());
         let answer =
             vec![unit("gone.service", "not-found", "inactive"), unit("old.service", "loaded", "inactive")];
-        units.learn(units.unknown(&BTreeSet::new()), answer);
-        units.refresh(names(&["gone.service"]));
-        assert_eq!(units.unknown(&BTreeSet::new()), ["gone.service"]);
-        assert!(resting(&units).is_empty());
+        resting.learn(resting.unknown(&nothing), answer);
+        resting.refresh(names(&["gone.service"]), &BTreeMap::new());
+        assert_eq!(resting.unknown(&nothing), ["gone.service"]);
+        assert!(shown(&mut resting, &nothing).is_empty());
     }
 
     #[test]
     fn aliases_are_asked_for_once_too() {
-        let mut units = Resting::default();
+        let (mut resting, nothing) = (Resting::default(), Picture::default());
         for _ in 0..2 {
-            units.refresh(names(&["sshd.service"]));
-            let asked = units.unknown(&BTreeSet::new());
+            resting.refresh(names(&["sshd.service"]), &BTreeMap::new());
+            let asked = resting.unknown(&nothing);
             let answer =
                 if asked.is_empty() { vec![] } else { vec![unit("ssh.service", "loaded", "inactive")] };
-            units.learn(asked, answer);
-            assert_eq!(resting(&units), ["ssh.service"]);
-            assert!(units.unknown(&BTreeSet::new()).is_empty());
+            resting.learn(asked, answer);
+            assert_eq!(shown(&mut resting, &nothing), ["ssh.service"]);
+            assert!(resting.unknown(&nothing).is_empty());
         }
     }
 
     #[test]
     fn what_woke_up_is_not_remembered() {
-        let mut units = Resting::default();
-        units.refresh(names(&["a.service"]));
-        let awake = units.learn(vec!["a.service".into()], vec![unit("a.service", "loaded", "active")]);
-        assert_eq!(awake.len(), 1);
-        assert!(resting(&units).is_empty());
-        assert_eq!(units.unknown(&BTreeSet::new()), ["a.service"]);
+        let (mut resting, nothing) = (Resting::default(), Picture::default());
+        resting.refresh(names(&["a.service"]), &BTreeMap::new());
+        resting.learn(vec!["a.service".into()], vec![unit("a.service", "loaded", "active")]);
+        assert!(shown(&mut resting, &nothing).is_empty());
+        assert_eq!(resting.unknown(&nothing), ["a.service"]);
     }
 }

@@ -1,0 +1,363 @@
+//! The series of single units.
+
+use std::time::SystemTime;
+
+use evenkeel_host::{
+    metrics::Family,
+    systemd::{Details, SocketCounters, TimerDetails, Unit},
+};
+
+use super::{ACTIVE_STATES, Known, Picture, for_each_state, unix_time};
+use crate::collectors::systemd::{
+    selection::Role,
+    unannounced::{FileFact, FileFacts},
+};
+
+/// A unit that is published.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    unit: &'a Unit,
+    role: Role,
+    /// `None` where nobody asked, the unit was gone when asked, or systemd does not have it in memory: what nothing needs it
+    /// forgets, its times and counters with it.
+    details: Option<&'a Details>,
+    counters: Option<SocketCounters>,
+    file: Option<&'a FileFact>,
+}
+
+/// All of them. `resting` are the watched units that systemd does not have in memory; `clock_start` is when the monotonic
+/// clock was 0.
+pub(in super::super) fn units(
+    picture: &Picture,
+    resting: &[(Unit, Role)],
+    files: &FileFacts,
+    clock_start: SystemTime,
+) -> Vec<Family> {
+    let in_memory = picture.units().filter(|known| known.is_known()).filter_map(|known: &Known| {
+        let (unit, role) = (&known.unit, known.role?);
+        let counters = known.counters.map(|(_, counters, _)| counters);
+        let file = files.get(&unit.name).filter(|_| role.is_watched);
+        Some(Seen { unit, role, details: known.details.as_ref(), counters, file })
+    });
+    let resting = resting.iter().map(|(unit, role)| {
+        let file = files.get(&unit.name);
+        Seen { unit, role: *role, details: None, counters: None, file }
+    });
+    let seen: Vec<Seen<'_>> = in_memory.chain(resting).collect();
+    [states(&seen), services(&seen), timers(&seen, clock_start), sockets(&seen), unit_files(&seen)].concat()
+}
+
+fn states(units: &[Seen<'_>]) -> Vec<Family> {
+    let mut state =
+        Family::gauge("systemd_unit_state", "1 for the active state the unit is in, 0 for the others.");
+    let mut load = Family::gauge(
+        "systemd_unit_load_state",
+        "The load state of watched units, and of units whose file has a problem, always 1. Not told of units that are missing and may be.",
+    );
+    let mut sub = Family::gauge("systemd_unit_sub_state", "The sub state the unit is in, always 1.");
+    let mut active = Family::gauge(
+        "systemd_unit_active_enter_time_seconds",
+        "When the unit last became active, as Unix time, 0 for never.",
+    );
+    let mut inactive = Family::gauge(
+        "systemd_unit_inactive_enter_time_seconds",
+        "When the unit last became inactive, as Unix time, 0 for never.",
+    );
+    for seen in units {
+        let unit = seen.unit;
+        let (name, kind) = (("name", unit.name.as_str()), ("type", unit.kind()));
+        if seen.role.has_state(unit) {
+            for_each_state(&ACTIVE_STATES, &unit.active_state, |known, value| {
+                state.sample(&[name, kind, ("state", known)], value);
+            });
+            sub.sample(&[name, kind, ("sub_state", &unit.sub_state)], 1.0);
+        }
+        if seen.role.has_load_state(unit) {
+            load.sample(&[name, kind, ("load_state", &unit.load_state)], 1.0);
+        }
+        if let Some(details) = seen.details {
+            // 0 for never, as systemd_exporter has it.
+            active.sample(&[name, kind], details.active_enter.map_or(0.0, unix_time));
+            inactive.sample(&[name, kind], details.inactive_enter.map_or(0.0, unix_time));
+        }
+    }
+    vec![state, load, sub, active, inactive]
+}
+
+fn services(units: &[Seen<'_>]) -> Vec<Family> {
+    let mut restarts = Family::counter(
+        "systemd_service_restart_total",
+        "Restarts of the service by its Restart= setting. Starts again from 0 with a manual restart and with reset-failed.",
+    );
+    let mut result =
+        Family::gauge("systemd_service_result", "How the service's last run ended, or goes on, always 1.");
+    let mut status = Family::gauge(
+        "systemd_service_exec_main_status",
+        "Exit status of the service's main process, or the number of the signal that killed it; absent until it has ended.",
+    );
+    let mut exit = Family::gauge(
+        "systemd_service_exec_main_exit_timestamp_seconds",
+        "When the service's main process ended, as Unix time; absent until it has.",
+    );
+    for seen in units {
+        let Some(service) = seen.details.and_then(|details| details.service.as_ref()) else {
+            continue;
+        };
+        let name = ("name", seen.unit.name.as_str());
+        restarts.sample(&[name], f64::from(service.n_restarts));
+        result.sample(&[name, ("result", &service.result)], 1.0);
+        if let Some(ended) = service.exec_main_exit {
+            status.sample(&[name], f64::from(service.exec_main_status));
+            exit.sample(&[name], unix_time(ended));
+        }
+    }
+    vec![restarts, result, status, exit]
+}
+
+/// Names and meaning of the first are systemd_exporter's and node_exporter's.
+fn timers(units: &[Seen<'_>], clock_start: SystemTime) -> Vec<Family> {
+    let mut last = Family::gauge(
+        "systemd_timer_last_trigger_seconds",
+        "When the timer last started its unit, as Unix time, 0 for never.",
+    );
+    let mut next = Family::gauge(
+        "systemd_timer_next_trigger_seconds",
+        "When the timer will next start its unit, as Unix time; absent while it does not know.",
+    );
+    let mut info = Family::gauge("systemd_timer_info", "The unit that the timer starts, always 1.");
+    for seen in units {
+        let Some(timer) = seen.details.and_then(|details| details.timer.as_ref()) else { continue };
+        let name = ("name", seen.unit.name.as_str());
+        last.sample(&[name], timer.last_trigger.map_or(0.0, unix_time));
+        info.sample(&[name, ("unit", &timer.unit)], 1.0);
+        if let Some(time) = next_trigger(timer, clock_start) {
+            next.sample(&[name], unix_time(time));
+        }
+    }
+    vec![last, next, info]
+}
+
+/// The earlier of what the calendar says and what the time since something says, as `systemctl list-timers` shows it.
+fn next_trigger(timer: &TimerDetails, clock_start: SystemTime) -> Option<SystemTime> {
+    let monotonic = timer.next_monotonic.and_then(|since| clock_start.checked_add(since));
+    [timer.next_realtime, monotonic].into_iter().flatten().min()
+}
+
+fn sockets(units: &[Seen<'_>]) -> Vec<Family> {
+    let mut accepted = Family::counter(
+        "systemd_socket_accepted_connections_total",
+        "Connections that the socket accepted itself, with Accept=yes.",
+    );
+    let mut current = Family::gauge(
+        "systemd_socket_current_connections",
+        "Connections now that the socket accepted itself, with Accept=yes.",
+    );
+    let mut refused =
+        Family::counter("systemd_socket_refused_connections_total", "Connections that the socket refused.");
+    for seen in units {
+        let Some(counters) = seen.counters else { continue };
+        let name = [("name", seen.unit.name.as_str())];
+        accepted.sample(&name, f64::from(counters.accepted));
+        current.sample(&name, f64::from(counters.connections));
+        refused.sample(&name, f64::from(counters.refused));
+    }
+    vec![accepted, current, refused]
+}
+
+fn unit_files(units: &[Seen<'_>]) -> Vec<Family> {
+    let mut reload = Family::gauge(
+        "systemd_unit_need_daemon_reload",
+        "Whether the watched unit's files on disk are newer than what systemd works with.",
+    );
+    let mut state = Family::gauge(
+        "systemd_unit_file_state",
+        "Whether the watched unit is enabled, and how, in systemd's words, always 1.",
+    );
+    for seen in units {
+        let Some(file) = seen.file else { continue };
+        let (name, kind) = (("name", seen.unit.name.as_str()), ("type", seen.unit.kind()));
+        reload.sample(&[name, kind], f64::from(u8::from(file.needs_reload)));
+        if !file.state.is_empty() {
+            state.sample(&[name, kind, ("unit_file_state", &file.state)], 1.0);
+        }
+    }
+    vec![reload, state]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use evenkeel_host::systemd::ServiceDetails;
+
+    use super::*;
+    use crate::collectors::systemd::families::tests::{lines, picture_of, unit};
+
+    const WATCHED: Role = Role { is_watched: true, may_be_missing: false };
+
+    fn seen<'a>(unit: &'a Unit, details: Option<&'a Details>) -> Seen<'a> {
+        Seen { unit, role: Role::default(), details, counters: None, file: None }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_service_that_failed() {
+        let service = ServiceDetails {
+            n_restarts: 5,
+            result: "exit-code".into(),
+            exec_main_status: 203,
+            exec_main_exit: Some(at(1_700_000_100)),
+        };
+        let details = Details {
+            active_enter: Some(at(1_700_000_000)),
+            inactive_enter: Some(at(1_700_000_101)),
+            service: Some(service),
+            ..Details::default()
+        };
+        let unit = unit("web.service", "loaded", "failed", "failed");
+        let seen = [seen(&unit, Some(&details))];
+        let families = [states(&seen), services(&seen)].concat();
+        assert_eq!(
+            lines(&families, "systemd_unit_state"),
+            [
+                "name=web.service type=service state=active 0",
+                "name=web.service type=service state=activating 0",
+                "name=web.service type=service state=deactivating 0",
+                "name=web.service type=service state=inactive 0",
+                "name=web.service type=service state=failed 1",
+                "name=web.service type=service state=reloading 0",
+                "name=web.service type=service state=maintenance 0",
+                "name=web.service type=service state=refreshing 0",
+            ]
+        );
+        for (name, line) in [
+            ("systemd_unit_sub_state", "name=web.service type=service sub_state=failed 1"),
+            ("systemd_unit_active_enter_time_seconds", "name=web.service type=service 1700000000"),
+            ("systemd_unit_inactive_enter_time_seconds", "name=web.service type=service 1700000101"),
+            ("systemd_service_restart_total", "name=web.service 5"),
+            ("systemd_service_result", "name=web.service result=exit-code 1"),
+            ("systemd_service_exec_main_status", "name=web.service 203"),
+            ("systemd_service_exec_main_exit_timestamp_seconds", "name=web.service 1700000100"),
+        ] {
+            assert_eq!(lines(&families, name), [line], "{name}");
+        }
+        assert!(lines(&families, "systemd_unit_load_state").is_empty());
+    }
+
+    #[test]
+    fn a_process_that_has_not_ended_has_no_status() {
+        let details = Details { service: Some(ServiceDetails::default()), ..Details::default() };
+        let unit = unit("web.service", "loaded", "active", "running");
+        let seen = [seen(&unit, Some(&details))];
+        let families = services(&seen);
+        assert!(lines(&families, "systemd_service_exec_main_status").is_empty());
+        assert!(lines(&families, "systemd_service_exec_main_exit_timestamp_seconds").is_empty());
+        assert_eq!(lines(&families, "systemd_service_restart_total"), ["name=web.service 0"]);
+        assert_eq!(
+            lines(&states(&seen), "systemd_unit_active_enter_time_seconds"),
+            ["name=web.service type=service 0"]
+        );
+    }
+
+    #[test]
+    fn states_that_nobody_knew_get_a_series() {
+        let unit = unit("web.service", "loaded", "levitating", "above");
+        let states = lines(&states(&[seen(&unit, None)]), "systemd_unit_state");
+        assert_eq!(states.len(), 9);
+        assert_eq!(states[8], "name=web.service type=service state=levitating 1");
+        assert!(states[..8].iter().all(|line| line.ends_with(" 0")));
+    }
+
+    #[test]
+    fn load_states_of_trouble_are_told() {
+        let broken = unit("a.timer", "bad-setting", "inactive", "dead");
+        let missing = unit("b.service", "not-found", "inactive", "dead");
+        let allowed = unit("c.service", "not-found", "inactive", "dead");
+        let families = states(&[
+            seen(&broken, None),
+            Seen { role: WATCHED, ..seen(&missing, None) },
+            Seen { role: Role { may_be_missing: true, ..WATCHED }, ..seen(&allowed, None) },
+        ]);
+        assert_eq!(
+            lines(&families, "systemd_unit_load_state"),
+            [
+                "name=a.timer type=timer load_state=bad-setting 1",
+                "name=b.service type=service load_state=not-found 1"
+            ]
+        );
+    }
+
+    #[test]
+    fn timers_run_next_at_the_earlier_of_both_times() {
+        let timer = |next_realtime, next_monotonic| TimerDetails {
+            unit: "backup.service".into(),
+            last_trigger: Some(at(1_700_000_000)),
+            next_realtime,
+            next_monotonic,
+        };
+        let (calendar, since_boot) = (Some(at(1_700_003_600)), Some(Duration::from_secs(100)));
+        let boot = at(1_700_001_000);
+        for (next_realtime, next_monotonic, expected) in [
+            (calendar, None, Some("name=backup.timer 1700003600")),
+            (None, since_boot, Some("name=backup.timer 1700001100")),
+            (calendar, since_boot, Some("name=backup.timer 1700001100")),
+            (Some(at(1_700_001_001)), since_boot, Some("name=backup.timer 1700001001")),
+            (None, None, None),
+            (None, Some(Duration::MAX), None),
+        ] {
+            let details = Details { timer: Some(timer(next_realtime, next_monotonic)), ..Details::default() };
+            let unit = unit("backup.timer", "loaded", "active", "waiting");
+            let families = timers(&[seen(&unit, Some(&details))], boot);
+            let next = lines(&families, "systemd_timer_next_trigger_seconds");
+            assert_eq!(next.first().map(String::as_str), expected);
+            assert_eq!(
+                lines(&families, "systemd_timer_last_trigger_seconds"),
+                ["name=backup.timer 1700000000"]
+            );
+            assert_eq!(lines(&families, "systemd_timer_info"), ["name=backup.timer unit=backup.service 1"]);
+        }
+    }
+
+    #[test]
+    fn counters_of_sockets_and_facts_of_files() {
+        let unit = unit("ssh.socket", "loaded", "active", "listening");
+        let file = FileFact::of(true, "enabled");
+        let counters = SocketCounters { accepted: 5, connections: 2, refused: 1 };
+        let seen = [Seen { counters: Some(counters), file: Some(&file), ..seen(&unit, None) }];
+        let families = [sockets(&seen), unit_files(&seen)].concat();
+        for (name, line) in [
+            ("systemd_socket_accepted_connections_total", "name=ssh.socket 5"),
+            ("systemd_socket_current_connections", "name=ssh.socket 2"),
+            ("systemd_socket_refused_connections_total", "name=ssh.socket 1"),
+            ("systemd_unit_need_daemon_reload", "name=ssh.socket type=socket 1"),
+            ("systemd_unit_file_state", "name=ssh.socket type=socket unit_file_state=enabled 1"),
+        ] {
+            assert_eq!(lines(&families, name), [line], "{name}");
+        }
+        let without = FileFact::of(false, "");
+        let families = unit_files(&[Seen { file: Some(&without), ..seen[0] }]);
+        assert!(lines(&families, "systemd_unit_file_state").is_empty());
+        assert_eq!(lines(&families, "systemd_unit_need_daemon_reload"), ["name=ssh.socket type=socket 0"]);
+    }
+
+    #[test]
+    fn what_nobody_publishes_is_not_told_and_resting_units_are() {
+        let mut picture = picture_of(vec![
+            unit("web.service", "loaded", "active", "running"),
+            unit("vda.device", "loaded", "active", "plugged"),
+        ]);
+        picture.assign(|known| (known.unit.kind() == "service").then_some(Role::default()));
+        let resting = [(unit("batch.service", "loaded", "inactive", "dead"), WATCHED)];
+        let families = units(&picture, &resting, &FileFacts::default(), SystemTime::UNIX_EPOCH);
+        assert_eq!(
+            lines(&families, "systemd_unit_sub_state"),
+            [
+                "name=web.service type=service sub_state=running 1",
+                "name=batch.service type=service sub_state=dead 1"
+            ]
+        );
+    }
+}
