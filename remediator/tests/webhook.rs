@@ -466,7 +466,8 @@ async fn a_full_queue_asks_to_come_again_and_loses_nothing_it_took() {
     assert_eq!(open.len(), there.len(), "each once");
     // On a slow disk one may be there that nobody was still waiting for; never the other way round.
     assert!(confirmed.is_subset(&there), "what was confirmed is what is there");
-    assert!(number > 1024 && !confirmed.is_empty(), "{} of {number}", confirmed.len());
+    // One more where the writer has already taken the first.
+    assert!(number >= 1024 && !confirmed.is_empty(), "{} of {number}", confirmed.len());
     assert!(open.iter().all(|remediation| remediation.target != "/no/such/a"));
     // And it works again.
     assert_eq!(receiver.post(firing("/no/such/a")).await.status(), StatusCode::OK);
