@@ -130,15 +130,15 @@ pub(crate) async fn storm(port: u16, coding: Coding, connections: usize, until: 
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Time(Duration),
-    /// Requests in all.
-    Count(usize),
+    /// Requests in all, if they are done within the time.
+    Count(usize, Duration),
 }
 
 impl Until {
     fn goes_on(self, begun: Instant, done: usize, connections: usize) -> bool {
         match self {
             Self::Time(time) => begun.elapsed() < time,
-            Self::Count(count) => done < count.div_ceil(connections),
+            Self::Count(count, time) => done < count.div_ceil(connections) && begun.elapsed() < time,
         }
     }
 }

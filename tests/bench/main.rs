@@ -23,7 +23,7 @@ mod whole;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use evenkeel_tests::{
     engine::{Engine, Options},
     namespace::{self, World},
@@ -65,13 +65,38 @@ fn main() -> Result<()> {
     });
     let parts = Parts(arguments);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let rows = runtime.block_on(run(&parts))?;
+    let Report { rows, failures } = runtime.block_on(run(&parts))?;
     let period = period::length().as_secs();
     println!("{}", table::table(&rows));
     println!(
         "CPU per scrape: over {period} s with a scrape every 15 s, less what is used without the exporter."
     );
+    if !failures.is_empty() {
+        bail!("not measured: {}", failures.join("; "));
+    }
     Ok(())
+}
+
+/// What came of it. A part that fails takes nothing with it: each run is long.
+#[derive(Default)]
+struct Report {
+    rows: Vec<Row>,
+    failures: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, part: &str, rows: Result<Vec<Row>>) {
+        match rows {
+            Ok(rows) => {
+                eprint!("{}", table::lines(&rows));
+                self.rows.extend(rows);
+            }
+            Err(error) => {
+                eprintln!("{part}: {error:#}");
+                self.failures.push(format!("{part}: {error:#}"));
+            }
+        }
+    }
 }
 
 /// What was asked for; nothing means everything.
@@ -87,33 +112,33 @@ impl Parts {
     }
 }
 
-async fn run(parts: &Parts) -> Result<Vec<Row>> {
+async fn run(parts: &Parts) -> Result<Report> {
     let begun = Instant::now();
     let step = |what: &str| eprintln!("{:4} s  {what}", begun.elapsed().as_secs());
     step("mounts, hosts and containers");
     let place = Place::make(parts).await?;
     step("CPU per scrape: one period without exporters, one with them");
-    let mut rows = place.costs().await?;
+    let mut report = Report::default();
+    place.costs(&mut report).await?;
     if let Some(whole) = place.whole().await? {
-        for part in WHOLE {
-            if parts.has(part) {
-                step(part);
-                rows.extend(match part {
-                    "storms" => whole.storms().await?,
-                    "memory" => whole.memory().await?,
-                    "stalls" => whole.stalls().await?,
-                    "changes" => whole.changes().await?,
-                    _ => whole.start().await?,
-                });
-            }
+        for part in WHOLE.into_iter().filter(|part| parts.has(part)) {
+            step(part);
+            let rows = match part {
+                "storms" => whole.storms().await,
+                "memory" => whole.memory().await,
+                "stalls" => whole.stalls().await,
+                "changes" => whole.changes().await,
+                _ => whole.start().await,
+            };
+            report.add(part, rows);
         }
     }
     if parts.has("remediator") {
         step("remediator");
-        rows.extend(webhook::measure().await?);
+        report.add("remediator", webhook::measure().await);
     }
     step("done");
-    Ok(rows)
+    Ok(report)
 }
 
 /// What is measured.
@@ -157,7 +182,7 @@ impl Place {
     }
 
     /// All periods at the same time, then what each is compared with.
-    async fn costs(&self) -> Result<Vec<Row>> {
+    async fn costs(&self, report: &mut Report) -> Result<()> {
         let hosts = if self.costs_of.systemd { &self.hosts[..] } else { &[] };
         let containers = if self.costs_of.docker { &self.containers[..] } else { &[] };
         let mut stations = Vec::new();
@@ -168,23 +193,22 @@ impl Place {
             stations.push(redis.station()?);
         }
         if stations.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut measured = period::measure(&stations).await?.into_iter();
-        let mut rows = Vec::new();
         for (host, measured) in hosts.iter().zip(&mut measured) {
-            rows.extend(host.rows(measured).await?);
+            report.add("systemd", host.rows(measured).await);
         }
         for (containers, measured) in containers.iter().zip(&mut measured) {
-            rows.extend(containers.rows(measured).await?);
+            report.add("docker", containers.rows(measured).await);
         }
         for (mounts, measured) in self.mounts.iter().zip(&mut measured) {
-            rows.extend(mounts.rows(measured).await?);
+            report.add("filesystem", mounts.rows(measured).await);
         }
         for (redis, measured) in self.redis.iter().zip(&mut measured) {
-            rows.extend(redis.rows(measured).await?);
+            report.add("redis", redis.rows(measured).await);
         }
-        Ok(rows)
+        Ok(())
     }
 
     async fn whole(&self) -> Result<Option<Whole>> {

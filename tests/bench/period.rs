@@ -119,13 +119,17 @@ async fn scrape(first: Instant, program: &Program, source: &Clock) -> Result<Cos
     })
 }
 
-/// What a peer's scrapes cost, one after the other: it does nothing between them.
-pub(crate) async fn peer(program: &Program, source: &Clock, scrapes: u32) -> Result<(f64, f64)> {
+/// What a peer's scrapes cost, one after the other: it does nothing between them. Some take seconds: as many as there is
+/// time for, and one at least.
+pub(crate) async fn peer(program: &Program, source: &Clock, most: u32) -> Result<(f64, f64)> {
+    const TIME: Duration = Duration::from_secs(10);
     let mut client = Client::connect(program.port, Coding::Gzip).await?;
     client.scrape().await?;
+    let (begun, mut scrapes) = (Instant::now(), 0);
     let before = (program.cpu.ms(), source.ms());
-    for _ in 0..scrapes {
+    while scrapes == 0 || (scrapes < most && begun.elapsed() < TIME) {
         client.scrape().await?;
+        scrapes += 1;
         // What is still done when the answer is there belongs to it.
         sleep(Duration::from_millis(200)).await;
     }

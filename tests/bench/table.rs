@@ -46,7 +46,12 @@ fn judged(goal: String, met: bool, by: f64, unit: &str) -> String {
 
 /// As Markdown.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text = "| What | Measured | Beside it, in the same run | Goal |\n|---|---|---|---|\n".to_owned();
+    format!("| What | Measured | Beside it, in the same run | Goal |\n|---|---|---|---|\n{}", lines(rows))
+}
+
+/// The lines alone.
+pub(crate) fn lines(rows: &[Row]) -> String {
+    let mut text = String::new();
     for Row { what, measured, beside, goal } in rows {
         // Writing to a string never fails.
         let _ = writeln!(text, "| {what} | {measured} | {beside} | {goal} |");

@@ -110,11 +110,13 @@ impl Whole {
 
     /// Memory after many scrapes.
     pub(crate) async fn memory(&self) -> Result<Vec<Row>> {
+        const TIME: Duration = Duration::from_secs(120);
         let program = self.exporter().await?;
         let first = program.memory_mib("VmRSS")?;
-        storm(program.port, Coding::Gzip, 1, Until::Count(SCRAPES / 10)).await?;
+        let mut done = storm(program.port, Coding::Gzip, 1, Until::Count(SCRAPES / 10, TIME)).await?.answers;
         let early = program.memory_mib("VmRSS")?;
-        storm(program.port, Coding::Gzip, 1, Until::Count(SCRAPES - SCRAPES / 10)).await?;
+        let rest = Until::Count(SCRAPES - SCRAPES / 10, TIME);
+        done += storm(program.port, Coding::Gzip, 1, rest).await?.answers;
         let late = program.memory_mib("VmRSS")?;
         let text = format!(
             "{} MiB ({} at first, {} after a tenth of them, {} at most)",
@@ -124,7 +126,7 @@ impl Whole {
             short(program.memory_mib("VmHWM")?)
         );
         let what =
-            format!("Resident memory, {} units and 300 containers, after {SCRAPES} scrapes", self.host.units);
+            format!("Resident memory, {} units and 300 containers, after {done} scrapes", self.host.units);
         let row = Row::new(what, text).at_most(late, 24.0, "MiB");
         let flat = Row::new(
             "Of that, grown in the last nine tenths of the scrapes",
