@@ -210,7 +210,7 @@ impl Whole {
                 .value("systemd_service_restart_total", &[("name", UNIT)])
                 .context("no restarts of the unit")
         };
-        let before = restarts().await?;
+        let before = wait_for("the unit's restarts to be known", Duration::from_secs(30), restarts).await?;
         let count: u32 = systemd.property(UNIT, "NRestarts").await?.trim().parse()?;
         systemd.systemctl(&["kill", "--signal=KILL", UNIT]).await?;
         wait_for("systemd to restart the unit", Duration::from_secs(30), async || {
@@ -220,7 +220,7 @@ impl Whole {
             Ok(())
         })
         .await?;
-        Ok(restarts().await? > before)
+        Ok(restarts().await.is_ok_and(|now| now > before))
     }
 
     async fn death_shown_after(&self, program: &Program, number: usize) -> Result<Duration> {
