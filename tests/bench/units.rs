@@ -1,10 +1,10 @@
 //! A host with so many loaded units, in the mix of a busy host: a tenth runs, two fifths have done their work and count
 //! as active, the rest is inactive but referred to; some have failed, some are timers and sockets.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use evenkeel_tests::systemd_host::SystemdHost;
+use evenkeel_tests::{systemd_host::SystemdHost, wait::wait_for};
 
 /// As packages bring them; only `bench-own@` is the host's own, and therefore watched.
 const FILES: [(&str, &str); 8] = [
@@ -63,9 +63,13 @@ async fn start(host: &SystemdHost, running: usize, done: usize, idle: usize) -> 
     text.push_str("Wants=bench-restarting.service\n");
     host.write_file(TARGET, &text).await?;
     host.systemctl(&["daemon-reload"]).await?;
-    host.systemctl(&["start", "bench.target"]).await?;
-    let settled = "until [ -z \"$(systemctl list-jobs --no-legend)\" ]; do sleep 0.2; done";
-    host.exec(&["sh", "-c", settled]).await.map(drop)
+    host.systemctl(&["start", "--no-block", "bench.target"]).await?;
+    wait_for("the units to be started", Duration::from_secs(400), async || {
+        let jobs = host.systemctl(&["list-jobs", "--no-legend"]).await?;
+        ensure!(jobs.trim().is_empty(), "{} jobs", jobs.lines().count());
+        Ok(())
+    })
+    .await
 }
 
 async fn count(host: &SystemdHost) -> Result<usize> {
