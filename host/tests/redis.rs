@@ -305,6 +305,23 @@ async fn an_info_that_is_not_redis_s_is_not_up() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_at_the_door_hears_why() {
+    for (reply, failure) in [
+        ("-ERR max number of clients reached\r\n", Failure::ErrorReply),
+        ("-DENIED Redis is running in protected mode because\r\n", Failure::Auth),
+        ("-LOADING\r\n", Failure::Loading),
+        ("+HELLO\r\n", Failure::Protocol),
+        ("-\u{fc}", Failure::ErrorReply),
+    ] {
+        // Before it was asked anything, and without reading what it is asked.
+        let url = server(move |mut stream| async move { stream.write_all(reply.as_bytes()).await }).await;
+        for _ in 0..20 {
+            assert_down(&probe_url(&url, AMPLE).await, failure);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_up_is_a_broken_protocol() {
     let url = server(|stream| async move {
         drop(stream);

@@ -72,7 +72,7 @@ impl RedisServer {
         self.port
     }
 
-    /// Its answer to a command without spaces in its words: as it comes, up to the end of the line.
+    /// Its answer to a command as one would type it: as it comes, up to the end of the first line.
     ///
     /// # Errors
     ///

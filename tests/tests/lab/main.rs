@@ -21,6 +21,7 @@ mod itself;
 mod metrics;
 mod parity;
 mod plan;
+mod redis_ways;
 mod second_disk;
 mod shared;
 mod sockets;
@@ -62,6 +63,7 @@ fn main() {
         hostile_mounts::trials(),
         metrics::trials(),
         parity::trials(),
+        redis_ways::trials(),
         full_disk::trials(),
         itself::trials(),
     ];

@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel_host::{
     config::{ConfigError, Located, Secret},
-    metrics::Family,
+    metrics::{Family, Renewed},
     redis::{DEFAULT_BUDGET, Failure, Probe, Target, is_listening_default, probe},
 };
 use futures_util::{StreamExt, future::BoxFuture, stream};
@@ -95,6 +95,8 @@ pub struct RedisCollector {
     /// Nobody configured any: the default address counts once something listened there.
     is_default: bool,
     was_seen: AtomicBool,
+    /// Most of what Redis says of itself hardly ever changes.
+    told: Renewed,
 }
 
 struct Instance {
@@ -115,7 +117,7 @@ impl RedisCollector {
             let path = |config: &Config| config.password_file.as_ref().map(|path| path.value.clone());
             configured.iter().map(|config| Instance::new(config.target(), path(config))).collect()
         };
-        Self { instances, is_default, was_seen: AtomicBool::new(false) }
+        Self { instances, is_default, was_seen: AtomicBool::new(false), told: Renewed::default() }
     }
 
     async fn is_absent(&self) -> bool {
@@ -168,7 +170,7 @@ impl Collector for RedisCollector {
             }
             let probes: Vec<_> = self.instances.iter().map(|instance| instance.probe(deadline)).collect();
             let seen: Vec<(&str, Probe)> = stream::iter(probes).buffer_unordered(IN_FLIGHT).collect().await;
-            Ok(Look::fresh(families(&seen)))
+            Ok(Look::Seen(self.told.blocks(families(&seen))))
         })
     }
 

@@ -4,6 +4,8 @@
 //! The way is walked in stages (name, TCP, TLS, AUTH, PING, INFO) under one budget, so that the stage that fails names
 //! the reason. No error text leaves this module: servers and proxies repeat the command they refuse, password included.
 
+mod conversation;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,31 +17,23 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError,
-    aio::MultiplexedConnection,
-};
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpStream, UnixStream, lookup_host},
     time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
+use self::conversation::converse;
 use crate::config::Secret;
 
 /// The time that one probe takes at most, unless the caller says otherwise.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(3);
-
-/// Everything a server may say in one probe. `INFO` is some 6 KB, and some 100 bytes more for each replica and each
-/// database in use.
-const ANSWER_LIMIT: u64 = 256 << 10;
 
 /// Where Redis listens when nobody configured it.
 const DEFAULT_ADDRESS: (&str, u16) = ("127.0.0.1", 6379);
@@ -299,99 +293,6 @@ async fn tls_connector(ca_file: Option<&Path>) -> Option<TlsConnector> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Some(TlsConnector::from(Arc::new(config)))
-}
-
-/// AUTH, PING and INFO on a connected stream.
-async fn converse<S>(stream: S, endpoint: &Endpoint, end: Instant, seen: &mut Probe) -> Result<(), Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (reader, writer) = tokio::io::split(stream);
-    let bounded = tokio::io::join(reader.take(ANSWER_LIMIT), writer);
-    // Nothing is sent on connecting: the library's own AUTH and SELECT would blur which stage failed.
-    let setup = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let (mut redis, driver) = within(
-        end,
-        Failure::ResponseTimeout,
-        MultiplexedConnection::new_with_config(&setup, bounded, config),
-    )
-    .await?
-    .map_err(|error| reply_failure(&error))?;
-    let conversation = std::pin::pin!(async move {
-        authenticate(&mut redis, endpoint, end).await?;
-        let ping = ping(&mut redis, end, seen).await;
-        let info = info(&mut redis, end, seen).await;
-        ping.and(info)
-    });
-    // The connection is driven here and not in a task, so that it ends with the probe.
-    match select(conversation, std::pin::pin!(driver)).await {
-        Either::Left((result, _)) => result,
-        Either::Right(((), conversation)) => conversation.await,
-    }
-}
-
-async fn authenticate(
-    redis: &mut MultiplexedConnection,
-    endpoint: &Endpoint,
-    end: Instant,
-) -> Result<(), Failure> {
-    let Some(password) = &endpoint.password else { return Ok(()) };
-    let mut auth = redis::cmd("AUTH");
-    if let Some(username) = &endpoint.username {
-        auth.arg(username);
-    }
-    auth.arg(password.expose());
-    match within(end, Failure::ResponseTimeout, auth.query_async::<()>(redis)).await? {
-        Ok(()) => Ok(()),
-        Err(error) => Err(match reply_failure(&error) {
-            // "ERR AUTH called without any password configured", "ERR unknown command": not with these credentials.
-            Failure::ErrorReply if !has_too_many_clients(&error) => Failure::Auth,
-            other => other,
-        }),
-    }
-}
-
-async fn ping(redis: &mut MultiplexedConnection, end: Instant, seen: &mut Probe) -> Result<(), Failure> {
-    let start = Instant::now();
-    let answer =
-        within(end, Failure::ResponseTimeout, redis::cmd("PING").query_async::<String>(redis)).await?;
-    match answer {
-        Ok(pong) if pong == "PONG" => {
-            seen.ping = Some(start.elapsed());
-            seen.ready = true;
-            Ok(())
-        }
-        Ok(_) => Err(Failure::Protocol),
-        Err(error) => Err(reply_failure(&error)),
-    }
-}
-
-async fn info(redis: &mut MultiplexedConnection, end: Instant, seen: &mut Probe) -> Result<(), Failure> {
-    let answer =
-        within(end, Failure::ResponseTimeout, redis::cmd("INFO").query_async::<Vec<u8>>(redis)).await?;
-    let text = answer.map_err(|error| reply_failure(&error))?;
-    let info = Info::parse(&String::from_utf8_lossy(&text));
-    if info.get("redis_version").is_none() {
-        return Err(Failure::Protocol);
-    }
-    seen.info = Some(info);
-    seen.up = true;
-    Ok(())
-}
-
-fn reply_failure(error: &RedisError) -> Failure {
-    match error.code() {
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED") => Failure::Auth,
-        Some("LOADING") => Failure::Loading,
-        Some(_) => Failure::ErrorReply,
-        None => Failure::Protocol,
-    }
-}
-
-/// The server says so to the first command, whatever it is, and closes.
-fn has_too_many_clients(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 async fn within<T>(end: Instant, late: Failure, work: impl Future<Output = T>) -> Result<T, Failure> {
