@@ -4,6 +4,9 @@
 // The lab's purpose is to start other programs; the ban is for the two product binaries.
 #![allow(clippy::disallowed_types)]
 
+mod actions_on_docker;
+mod actions_on_units;
+mod alone;
 mod blind;
 mod closed_loop;
 mod crash;
@@ -16,6 +19,7 @@ mod full_disk;
 mod golden;
 mod hang;
 mod held_back;
+mod helper;
 mod hostile_mounts;
 mod itself;
 mod metrics;
@@ -47,6 +51,9 @@ fn main() {
         demo::trials(),
         blind::trials(),
         held_back::trials(),
+        helper::trials(),
+        actions_on_docker::trials(),
+        actions_on_units::trials(),
         unit::trials(),
         hang::trials(),
         plan::trials(),
