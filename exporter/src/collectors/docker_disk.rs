@@ -9,7 +9,7 @@ use std::{
 use evenkeel_host::{
     config::PromDuration,
     docker::{DiskUsage, Docker, Error, Object, ObjectUsage, TYPE_FILTER_SINCE},
-    metrics::{Block, Family},
+    metrics::{Family, Renewed},
 };
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -72,8 +72,8 @@ pub struct DockerDisk {
     docker: Docker,
     was_seen: AtomicBool,
     ledger: Arc<Mutex<Ledger>>,
-    /// What was published last, and its block: most looks find the same again.
-    told: Mutex<(Vec<Family>, Arc<Block>)>,
+    /// Most looks find the same again.
+    told: Renewed,
     /// Ends the task also when only this collector goes away.
     task: CancellationToken,
 }
@@ -120,16 +120,7 @@ impl DockerDisk {
         tokio::spawn(
             task.clone().run_until_cancelled_owned(ask_for_ever(docker.clone(), Arc::clone(&ledger))),
         );
-        let told = Mutex::new((Vec::new(), Arc::new(Block::new(Vec::new()))));
-        Self { docker, was_seen: AtomicBool::new(false), ledger, told, task }
-    }
-
-    fn block(&self, families: Vec<Family>) -> Arc<Block> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0 != families {
-            *told = (families.clone(), Arc::new(Block::new(families)));
-        }
-        Arc::clone(&told.1)
+        Self { docker, was_seen: AtomicBool::new(false), ledger, told: Renewed::default(), task }
     }
 }
 
@@ -155,7 +146,7 @@ impl Collector for DockerDisk {
                 Some(error) if !ledger.0.iter().any(|record| record.is_good(now)) => {
                     Err(CollectError::new(error))
                 }
-                _ => Ok(Look::Seen(vec![self.block(families(&ledger.0, now))])),
+                _ => Ok(Look::Seen(self.told.blocks(families(&ledger.0, now)))),
             }
         })
     }

@@ -163,8 +163,9 @@ impl DockerCollector {
                 Arc::new(View::new(&picture, &self.labels))
             }
         };
-        let moving = Block::new(self.moving.read(&view.watched, deadline).await);
-        Ok(vec![Arc::clone(&view.block), Arc::new(moving)])
+        let mut blocks = vec![Arc::clone(&view.block)];
+        blocks.extend(self.moving.read(&view.watched, deadline).await);
+        Ok(blocks)
     }
 
     /// Made anew only when the picture has changed; `None` when there is none.

@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel_host::{
     cgroup::{Cgroups, Meter},
-    metrics::Family,
+    metrics::{Block, Family, Labels, Renewed},
 };
 use tokio::{
     sync::Semaphore,
@@ -23,13 +23,15 @@ use super::picture::{Id, Picture};
 pub(super) struct Moving {
     meters: Arc<Mutex<Meters>>,
     turn: Arc<Semaphore>,
+    told: Renewed,
 }
 
 /// A container with something to read.
 #[derive(Debug, PartialEq)]
 pub(super) struct Watched {
     id: Id,
-    name: Box<str>,
+    /// Its name.
+    labels: Labels,
     /// 0 when not running.
     pid: i64,
     log_path: Option<Box<Path>>,
@@ -55,7 +57,7 @@ pub(super) fn watched(picture: &Picture) -> Arc<[Watched]> {
         let detail = known.detail.as_deref()?;
         (detail.pid > 0 || detail.log_path.is_some()).then(|| Watched {
             id: id.clone(),
-            name: known.name.clone(),
+            labels: Labels::new(&[("name", &known.name)]),
             pid: detail.pid,
             log_path: detail.log_path.clone(),
         })
@@ -67,11 +69,15 @@ impl Moving {
     /// Of the host whose files are under `root`.
     pub(super) fn under(root: &Path) -> Self {
         let meters = Meters { root: root.into(), cgroups: Cgroups::under(root), by_id: HashMap::new() };
-        Self { meters: Arc::new(Mutex::new(meters)), turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            meters: Arc::new(Mutex::new(meters)),
+            turn: Arc::new(Semaphore::new(1)),
+            told: Renewed::default(),
+        }
     }
 
     /// Reads by `deadline`; nothing when a file does not answer until then.
-    pub(super) async fn read(&self, watched: &Arc<[Watched]>, deadline: Instant) -> Vec<Family> {
+    pub(super) async fn read(&self, watched: &Arc<[Watched]>, deadline: Instant) -> Vec<Arc<Block>> {
         let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else {
             tracing::debug!("the last reading of log files and cgroups has not ended");
             return Vec::new();
@@ -82,7 +88,7 @@ impl Moving {
             meters.lock().unwrap_or_else(PoisonError::into_inner).read(&watched, Instant::now())
         });
         match timeout_at(deadline, reading).await {
-            Ok(Ok(families)) => families.into(),
+            Ok(Ok(families)) => self.told.blocks(families.into()),
             Ok(Err(_)) | Err(_) => Vec::new(),
         }
     }
@@ -103,22 +109,21 @@ impl Meters {
             "Size of the container's current log file; absent where there is none, and without the right to see it (CAP_DAC_READ_SEARCH).",
         );
         let mut before = std::mem::take(&mut self.by_id);
-        for Watched { id, name, pid, log_path } in watched {
-            let name = [("name", &**name)];
+        for Watched { id, labels, pid, log_path } in watched {
             if *pid > 0 {
                 let kept = before.remove(id).filter(|run| run.pid == *pid);
                 let mut run = kept.unwrap_or_else(|| Run::find(&self.root, id, *pid));
                 let usage = run.meter.as_mut().and_then(|meter| meter.read(&self.cgroups, now));
                 if let Some(time) = usage.and_then(|usage| usage.cpu) {
-                    cpu.sample(&name, time.as_secs_f64());
+                    cpu.sample_of(labels.clone(), time.as_secs_f64());
                 }
                 if let Some(bytes) = usage.and_then(|usage| usage.memory) {
-                    memory.sample(&name, bytes as f64);
+                    memory.sample_of(labels.clone(), bytes as f64);
                 }
                 self.by_id.insert(id.clone(), run);
             }
             if let Some(file) = log_path.as_deref().and_then(|path| fs::metadata(path).ok()) {
-                log.sample(&name, file.len() as f64);
+                log.sample_of(labels.clone(), file.len() as f64);
             }
         }
         [cpu, memory, log]
@@ -192,13 +197,12 @@ mod tests {
 
     fn of(host: &tempfile::TempDir, pid: i64, log: &str) -> Arc<[Watched]> {
         let log_path = Some(host.path().join(log).into());
-        [Watched { id: ID.into(), name: "web".into(), pid, log_path }].into()
+        [Watched { id: ID.into(), labels: Labels::new(&[("name", "web")]), pid, log_path }].into()
     }
 
-    fn values(families: &[Family]) -> Vec<(&'static str, f64)> {
-        let samples =
-            families.iter().flat_map(|one| one.samples.iter().map(|sample| (one.name, sample.value)));
-        samples.collect()
+    fn values(blocks: &[Arc<Block>]) -> Vec<(&'static str, f64)> {
+        let families = blocks.iter().flat_map(|block| block.read_back());
+        families.flat_map(|one| one.samples.into_iter().map(move |sample| (one.name, sample.value))).collect()
     }
 
     #[tokio::test]
