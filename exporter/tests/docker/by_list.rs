@@ -74,6 +74,7 @@ async fn a_container_that_cannot_be_inspected_harms_no_other() {
     let listed: Vec<_> = values(&families, "docker_container_info", "name").into_keys().collect();
     assert_eq!(listed, ["broken", "good", "stuck"]);
     assert_eq!(values(&families, "docker_containers", "state")["running"], 3.0);
+    drop(collector);
     fake.all_closed().await;
 }
 

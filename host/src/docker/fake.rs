@@ -119,6 +119,11 @@ impl FakeDocker {
         std::mem::take(&mut lock(&self.requests))
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.load.connections.load(Ordering::SeqCst)
+    }
+
     /// Waits until every connection is closed; a client that leaves one open makes the test hang and fail.
     pub async fn all_closed(&self) {
         while self.load.connections.load(Ordering::SeqCst) > 0 {

@@ -51,6 +51,8 @@ struct Inner {
     /// Both are kept for the negotiated version only: every request opens a connection of its own.
     client: Mutex<Option<bollard::Docker>>,
     api_version: Mutex<Option<ApiVersion>>,
+    /// For [`Docker::ping`] alone.
+    kept: Mutex<Option<http::Kept>>,
 }
 
 /// Major and minor.
@@ -155,7 +157,13 @@ impl Docker {
     }
 
     fn new(host: Result<Host, Error>, configured: bool) -> Self {
-        Self(Arc::new(Inner { host, configured, client: Mutex::new(None), api_version: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            host,
+            configured,
+            client: Mutex::new(None),
+            api_version: Mutex::new(None),
+            kept: Mutex::new(None),
+        }))
     }
 
     /// Whether somebody named this engine: then its absence is a failure, else perhaps there is just no Docker here.
@@ -205,12 +213,28 @@ impl Docker {
         make_engine(version, info)
     }
 
-    /// Whether the engine answers at all: the cheapest question there is, whatever it has to look after.
+    /// Whether the engine answers at all: the cheapest question there is, whatever it has to look after. Its connection
+    /// is kept for the next time.
     ///
     /// # Errors
     /// When it cannot be reached or says no.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.judged(limited(CALL_LIMIT, http::get(self.host()?, "/_ping")).await).map(drop)
+        const PATH: &str = "/_ping";
+        let host = self.host()?;
+        let kept = lock(&self.0.kept).take();
+        let asking = async {
+            // An engine that was started anew has closed it.
+            if let Some(mut kept) = kept
+                && kept.ask(PATH).await.is_ok()
+            {
+                return Ok(kept);
+            }
+            let mut kept = http::Kept::open(host).await?;
+            kept.ask(PATH).await.map(|()| kept)
+        };
+        let kept = self.judged(limited(CALL_LIMIT, asking).await)?;
+        *lock(&self.0.kept) = Some(kept);
+        Ok(())
     }
 
     /// Follows what changes about containers, beginning with what the engine still knows since then.

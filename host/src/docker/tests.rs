@@ -262,6 +262,34 @@ async fn a_sign_of_life_needs_no_version() {
     let fake = FakeDocker::start(&socket, |_: &str| Answer::Says(200, "OK".into()));
     docker.ping().await.unwrap();
     assert_eq!(fake.take_requests(), ["/_ping"]);
+    docker.ping().await.unwrap();
+    assert_eq!((fake.take_requests().len(), fake.connections()), (1, 1));
+    // The connection ends with the engine, and another one is opened to the next engine.
+    drop(fake);
+    while docker.ping().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let fake = FakeDocker::start(&socket, |_: &str| Answer::Says(200, "OK".into()));
+    docker.ping().await.unwrap();
+    docker.ping().await.unwrap();
+    assert_eq!((fake.take_requests().len(), fake.connections()), (2, 1));
+    drop(docker);
+    fake.all_closed().await;
+}
+
+#[tokio::test]
+async fn a_sign_of_life_that_is_none_is_an_error() {
+    for (answer, reason) in [
+        (Answer::Endless, "broken"),
+        (Answer::Says(500, r#"{"message": "no"}"#.into()), "refused"),
+        (Answer::Says(400, String::new()), "refused"),
+    ] {
+        let (_dir, socket, docker) = place();
+        let answer = Mutex::new(Some(answer));
+        let fake = FakeDocker::start(&socket, move |_: &str| lock(&answer).take().expect("asked once"));
+        assert_eq!(docker.ping().await.unwrap_err().reason(), reason);
+        fake.all_closed().await;
+    }
 }
 
 #[tokio::test]
