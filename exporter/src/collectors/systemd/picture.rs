@@ -110,19 +110,24 @@ impl Picture {
     pub(super) fn begin(&mut self) -> u64 {
         self.listening += 1;
         self.is_reloading = false;
-        self.doubt_all();
+        self.begin_anew();
+        for known in self.units.values_mut() {
+            known.doubt(Doubt::Proof);
+        }
         self.listening
     }
 
-    fn doubt_all(&mut self) {
+    /// After systemd has read all files: there may be other units, with other files. What became of those that stay it
+    /// keeps, stamps and counters too, and it does nothing else meanwhile; the list shows which did not stay as they were.
+    fn begin_anew(&mut self) {
         self.reloads += 1;
         self.list_is_due = true;
-        self.has_roles = false;
-        self.is_settled = false;
+        (self.has_roles, self.is_settled) = (false, false);
         for known in self.units.values_mut() {
-            // What a timer does next, and which file a unit has, may be different after a reload without any stamp.
-            let is_timer = known.details.as_ref().is_some_and(|details| details.timer.is_some());
-            known.doubt(if is_timer { Doubt::Details } else { Doubt::Proof });
+            // When a timer will run next it works out anew.
+            if known.details.as_ref().is_some_and(|details| details.timer.is_some()) {
+                known.doubt(Doubt::Details);
+            }
             (known.file, known.pulled_in, known.control_group) = (None, None, None);
         }
     }
@@ -137,7 +142,7 @@ impl Picture {
             Signal::Reloading(true) => self.is_reloading = true,
             Signal::Reloading(false) => {
                 self.is_reloading = false;
-                self.doubt_all();
+                self.begin_anew();
             }
             // It is about every unit, and no unit has changed.
             _ if self.is_reloading => {}
