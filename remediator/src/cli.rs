@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config},
-    explain,
+    explain, generate,
     helper::{self, Verb},
     journal, serve, simulate, status,
 };
@@ -92,6 +92,11 @@ enum Command {
         /// The rule and the target, as the unit's instance has them.
         instance: String,
     },
+    /// Write what stands around the daemon, from its configuration.
+    Generate {
+        /// What to write.
+        what: generate::What,
+    },
 }
 
 /// Runs the command line and answers the exit code.
@@ -167,6 +172,7 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
         Command::History { json, rule, target, limit } => {
             status::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
         }
+        Command::Generate { what } => generate::write(what, &config, out),
         Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,
         Command::Helper { verb, instance } => {
             helper::run(config, &cli.config_file, verb, &instance, out).await

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod explain;
+pub mod generate;
 pub mod helper;
 pub mod instance;
 pub mod journal;

@@ -182,6 +182,11 @@ impl DenyList {
         Self(built_in.chain(more).collect())
     }
 
+    /// What is on it.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.0
+    }
+
     /// Whether `unit` is never to be touched.
     pub fn denies(&self, unit: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(unit))

@@ -295,6 +295,7 @@ mod tests {
             listen: Vec::new(),
             systemd_socket: false,
             security: Security::default(),
+            token_file: None,
             tokens: tokens.iter().map(|token| Secret::new(*token)).collect(),
             open,
         };

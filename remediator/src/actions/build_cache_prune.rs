@@ -10,7 +10,7 @@ use evenkeel_host::{
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, container_restart::engine_failure};
+use super::{Action, Check, Done, Failure, Job, Permission, container_restart::engine_failure};
 use crate::{
     observe::Observation,
     policy::Class,
@@ -62,6 +62,10 @@ impl Action for BuildCachePrune {
             call += &format!("&filters={{\"until\":[\"{}s\"]}}", age.get().as_secs());
         }
         call
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Docker { method: "POST", path: r"/build/prune(\?.*)?" }]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

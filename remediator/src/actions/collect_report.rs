@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job};
+use super::{Action, Check, Done, Failure, Job, Permission};
 use crate::{
     helper,
     policy::Class,
@@ -57,6 +57,10 @@ impl Action for CollectReport {
             Kind::Container => format!("write the state and the last probe of {}", target.name()),
             Kind::Filesystem => format!("write what fills {}", target.name()),
         }
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        Vec::new()
     }
 
     fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -7,7 +7,7 @@ use evenkeel_host::{config::PromDuration, docker::State};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job};
+use super::{Action, Check, Done, Failure, Job, Permission};
 use crate::{
     observe::{Container, Observation},
     policy::Class,
@@ -52,6 +52,10 @@ impl Action for ContainerRestart {
         }
     }
 
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Docker { method: "POST", path: r"/containers/{container}/restart(\?t=[0-9]+)?" }]
+    }
+
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
         Box::pin(async move {
             let Observation::Container(container) = &job.seen else {
@@ -85,8 +89,15 @@ impl Action for ContainerRestart {
             if let Some(seconds) = self.stop_seconds() {
                 options = options.t(seconds);
             }
-            // By id: a container made anew under the same name meanwhile is another one.
-            client.restart_container(&container.id, Some(options.build())).await.map_err(engine_failure)?;
+            // By name, which a proxy before the engine's socket admits by the same list (`generate haproxy`). A container
+            // made anew under that name since it was seen is another one.
+            let name = job.target.name();
+            let now = job.host.docker.inspect(name).await;
+            let now = now.map_err(|error| Failure::Refused(format!("docker: {error}")))?;
+            if now.is_none_or(|now| now.id != container.id) {
+                return Err(Failure::Refused(format!("{name} was removed or made anew meanwhile")));
+            }
+            client.restart_container(name, Some(options.build())).await.map_err(engine_failure)?;
             Ok(Done { detail: "restarted".to_owned(), ..Done::default() })
         })
     }

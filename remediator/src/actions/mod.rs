@@ -15,6 +15,7 @@ mod engine;
 mod image_prune;
 mod journal_vacuum;
 mod notify;
+mod permission;
 mod run_unit;
 mod unit_job;
 mod unit_reload;
@@ -26,6 +27,7 @@ mod unit_stop;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+pub use permission::Permission;
 use serde::{
     Deserialize, Deserializer,
     de::{
@@ -144,6 +146,9 @@ pub trait Action: Send + Sync + fmt::Debug {
 
     /// The exact calls, for the plan and the audit.
     fn plan(&self, target: &Target) -> String;
+
+    /// What must be allowed to a remediator that is not root, for a target of this kind, besides looking.
+    fn permissions(&self, kind: Kind) -> Vec<Permission>;
 
     /// Whether it may help on what was seen. Looks, changes nothing.
     ///

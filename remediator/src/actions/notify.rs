@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job};
+use super::{Action, Check, Done, Failure, Job, Permission};
 use crate::{
     notify::Notice,
     outcome::Outcome,
@@ -33,6 +33,10 @@ impl Action for Notify {
 
     fn plan(&self, _: &Target) -> String {
         "POST to every receiver under `notify`".to_owned()
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        Vec::new()
     }
 
     fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

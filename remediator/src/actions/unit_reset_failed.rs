@@ -4,7 +4,7 @@
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, unit_job::call_failure};
+use super::{Action, Check, Done, Failure, Job, Permission, unit_job::call_failure};
 use crate::{
     observe::Observation,
     policy::Class,
@@ -38,6 +38,10 @@ impl Action for UnitResetFailed {
 
     fn plan(&self, target: &Target) -> String {
         format!("org.freedesktop.systemd1.Manager.ResetFailedUnit({:?})", target.name())
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Unit("reset-failed")]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

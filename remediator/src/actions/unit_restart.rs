@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
+    Action, Check, Done, Failure, Job, Permission,
     unit_job::{self, Verb, call_failure},
 };
 use crate::{
@@ -89,6 +89,13 @@ impl Action for UnitRestart {
                     target.name()
                 )
             }
+        }
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        match self.reset_failed {
+            ResetFailed::Never => vec![Permission::Unit("restart")],
+            ResetFailed::Once => vec![Permission::Unit("reset-failed"), Permission::Unit("restart")],
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Access {
     pub security: Security,
     /// Any of these lets a sender in.
     pub tokens: Vec<Secret>,
+    /// The file of the first token, for those who are to send it.
+    pub token_file: Option<PathBuf>,
     /// `auth: none` was asked for: everyone is let in.
     pub open: bool,
 }
@@ -57,6 +59,7 @@ impl Checker {
             listen: self.listen(server)?,
             systemd_socket: server.systemd_socket,
             tokens: self.tokens(server)?,
+            token_file: server.bearer_token_files.first().map(|path| self.base.join(&path.value)),
             open: server.auth.as_ref().is_some_and(|auth| auth.value == Auth::None),
             security,
         };

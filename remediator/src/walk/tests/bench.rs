@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actions::{Action, Check, Done, Failure, Job, Step},
+    actions::{Action, Check, Done, Failure, Job, Permission, Step},
     assess::Assessor,
     clock::{Clock, Moment},
     config::{Config, tests::config},
@@ -221,6 +221,10 @@ impl Action for Fake {
 
     fn plan(&self, target: &Target) -> String {
         format!("{} {target}", self.name)
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        Vec::new()
     }
 
     fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

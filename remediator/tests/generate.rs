@@ -1,0 +1,44 @@
+//! `generate` writes exactly the texts under `configs/generate`: each is reviewed as a file, because each grants something.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it says")]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::remediator;
+
+const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/configs/generate");
+
+fn generate(what: &str, config: &str) -> common::Ran {
+    remediator(Path::new(CONFIGS), &["--config.file", config, "generate", what])
+}
+
+#[test]
+fn every_text_is_what_was_reviewed() {
+    for (what, file) in
+        [("polkit", "all.rules"), ("haproxy", "all.cfg"), ("alertmanager", "all.alertmanager.yml")]
+    {
+        let ran = generate(what, "all.yml");
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{what}");
+        let expected = fs::read_to_string(Path::new(CONFIGS).join(file)).unwrap();
+        assert_eq!(ran.stdout, expected, "{what}");
+    }
+}
+
+/// As shipped every rule only plans, and so nothing is granted.
+#[test]
+fn what_only_plans_is_granted_nothing() {
+    let polkit = generate("polkit", "planned.yml").stdout;
+    assert!(polkit.contains("var targets = [\n    ];"), "{polkit}");
+    let haproxy = generate("haproxy", "planned.yml").stdout;
+    assert!(!haproxy.contains("method "), "{haproxy}");
+}
+
+#[test]
+fn what_cannot_be_written_is_said() {
+    let ran = generate("alertmanager", "planned.yml");
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+    assert!(ran.stderr.contains("add an address such as 127.0.0.1:19848 to server.listen"), "{}", ran.stderr);
+    assert_eq!(generate("sudoers", "all.yml").code, 64);
+}
