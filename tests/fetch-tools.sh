@@ -4,7 +4,8 @@
 #
 #   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
 #   tests/fetch-tools.sh up             Prometheus and Alertmanager
-#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, Docker, Redis, busybox, the systemd image
+#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, Docker, Redis, HAProxy, busybox,
+#                                       the systemd image
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
 #
 # What the machine has is used from where it is. The rest is downloaded with apt and unpacked, not
@@ -247,6 +248,15 @@ bundle_exporters() {
     done
 }
 
+bundle_haproxy() {
+    # Haproxy has no --version.
+    if have haproxy && haproxy -v >/dev/null 2>&1; then
+        from_machine haproxy haproxy
+        return
+    fi
+    fetch haproxy usr/sbin/haproxy haproxy
+}
+
 bundle_busybox() {
     if have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; then
         from_machine busybox busybox
@@ -268,6 +278,7 @@ programs_of() {
     redis) echo redis-server ;;
     exporters) echo node_exporter redis_exporter ;;
     busybox) echo busybox ;;
+    haproxy) echo haproxy ;;
     esac
 }
 
@@ -302,10 +313,12 @@ mirror() { # the archive that this machine's apt is configured with
         awk -v codename="${VERSION_CODENAME:-}" '$2 == codename && $3 == "main" { print $1; exit }'
 }
 
-image() { # image RELEASE: a minimal tree with systemd and a bus, as one tar file
-    local release=$1 target tree archive
+image() { # image RELEASE: a minimal tree with systemd, a bus and polkit, as one tar file
+    local release=$1 target tree archive packages
+    # debootstrap does not find by itself what provides polkitd's logind.
+    packages=systemd,systemd-sysv,dbus,libpam-systemd,polkitd
     target=$images/systemd-$release.tar
-    if [ -s "$target" ]; then return; fi
+    if [ -s "$target" ] && [ "$(cat "$target.packages" 2>/dev/null)" = "$packages" ]; then return; fi
     [ "$(id -u)" = 0 ] || fail "making the systemd image needs root"
     need_apt debootstrap
     archive=$(mirror)
@@ -321,7 +334,7 @@ image() { # image RELEASE: a minimal tree with systemd and a bus, as one tar fil
     tree=$(mktemp -d "$tools/tree.XXXXXX")
     # In a mount namespace of its own, so that what debootstrap mounts ends with it, however it ends.
     if ! PATH=$bin:$PATH DEBOOTSTRAP_DIR=$root/usr/share/debootstrap unshare --mount \
-        "$root/usr/sbin/debootstrap" --variant=minbase --include=systemd,systemd-sysv,dbus \
+        "$root/usr/sbin/debootstrap" --variant=minbase --include="$packages" \
         "$release" "$tree" "$archive" >>"$log" 2>&1; then
         rm -rf --one-file-system "$tree"
         fail "cannot make the systemd image for $release: is the package mirror reachable? (see $log)"
@@ -333,6 +346,7 @@ image() { # image RELEASE: a minimal tree with systemd and a bus, as one tar fil
     mkdir -p "$images" "$tree/var/log/journal"
     tar -C "$tree" --numeric-owner -cf "$target.new" .
     mv "$target.new" "$target"
+    echo "$packages" >"$target.packages"
     rm -rf --one-file-system "$tree"
 }
 
@@ -431,10 +445,14 @@ up) provide prometheus alertmanager ;;
 lab)
     have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
     have mkfs.ext4 || install mkfs.ext4 e2fsprogs
-    provide prometheus alertmanager engine redis exporters busybox
+    provide prometheus alertmanager engine redis exporters busybox haproxy
     release=$(default_release)
     image "$release"
     ln -sfn "systemd-$release.tar" "$images/systemd.tar"
+    # What is built here runs on this machine's release and newer ones.
+    own=${VERSION_CODENAME:-$release}
+    image "$own"
+    ln -sfn "systemd-$own.tar" "$images/own.tar"
     ;;
 image)
     [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh image RELEASE"

@@ -4,6 +4,7 @@
 //! folder. Networks are off (`--bridge none`), so the machine's firewall is never touched.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     disk::Disk,
@@ -60,7 +61,7 @@ pub struct Engine {
     dockerd: Process,
     containerd: Process,
     busybox: OnceCell<()>,
-    systemd: OnceCell<()>,
+    systemd: Mutex<BTreeSet<String>>,
     next: AtomicU32,
     // Last, because it can be unmounted only when all the others have gone.
     disk: Disk,
@@ -94,7 +95,7 @@ impl Engine {
             dockerd,
             containerd,
             busybox: OnceCell::new(),
-            systemd: OnceCell::new(),
+            systemd: Mutex::default(),
             next: AtomicU32::new(1),
             disk,
         };
@@ -281,18 +282,26 @@ impl Engine {
         Ok(cache.context("no line about build cache")?.to_owned())
     }
 
-    /// Imports the systemd image under `tag`, once.
+    /// Imports an image with systemd, once for each release, and returns its tag: `systemd`, `own` for what is built
+    /// on this machine, or `systemd-RELEASE`.
     ///
     /// # Errors
     ///
     /// When the image has not been made or cannot be imported.
-    pub async fn need_systemd_image(&self, tag: &str) -> Result<()> {
-        let import = async || {
-            let tar = tools::run_folder().join("tools/images/systemd.tar");
+    pub async fn need_systemd_image(&self, name: &str) -> Result<String> {
+        let link = tools::run_folder().join(format!("tools/images/{name}.tar"));
+        let tar = link
+            .canonicalize()
+            .with_context(|| format!("no {}: run tests/fetch-tools.sh lab (make does)", link.display()))?;
+        let release = tar.file_stem().and_then(|stem| stem.to_str()).context("an image has a name")?;
+        let tag = format!("lab/{release}");
+        let mut imported = self.systemd.lock().await;
+        if !imported.contains(&tag) {
             let tar = tar.to_str().context("the repository's path is not UTF-8")?;
-            self.docker(&["import", tar, tag]).await.map(drop)
-        };
-        self.systemd.get_or_try_init(import).await.copied()
+            self.docker(&["import", tar, &tag]).await?;
+            imported.insert(tag.clone());
+        }
+        Ok(tag)
     }
 
     async fn need_busybox(&self) -> Result<()> {

@@ -15,8 +15,6 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::{engine::Engine, namespace, process::Frozen, tools, wait::wait_for};
 
-const IMAGE: &str = "lab/systemd";
-
 const WRAPPER: &str = r#"#!/bin/sh
 mount --make-rshared /
 for at in /sys/fs/cgroup /sys/fs/cgroup/*; do
@@ -41,7 +39,16 @@ impl SystemdHost {
     ///
     /// When it is not up within 60 s.
     pub async fn start(engine: Arc<Engine>) -> Result<Self> {
-        engine.need_systemd_image(IMAGE).await?;
+        Self::start_with(engine, "systemd", &[]).await
+    }
+
+    /// The same from another image of `tests/fetch-tools.sh`, with more volumes (`/there:/here:ro`).
+    ///
+    /// # Errors
+    ///
+    /// When it is not up within 60 s.
+    pub async fn start_with(engine: Arc<Engine>, image: &str, more_volumes: &[String]) -> Result<Self> {
+        let image = engine.need_systemd_image(image).await?;
         let dir = namespace::place("host")?;
         let name = dir.file_name().context("a place has a name")?.to_string_lossy().into_owned();
         for folder in ["bus", "journal"] {
@@ -63,10 +70,10 @@ impl SystemdHost {
         for option in ["seccomp=unconfined", "apparmor=unconfined"] {
             arguments.extend(["--security-opt", option]);
         }
-        for volume in &volumes {
+        for volume in volumes.iter().chain(more_volumes) {
             arguments.extend(["--volume", volume]);
         }
-        arguments.extend([IMAGE, "/init.sh"]);
+        arguments.extend([image.as_str(), "/init.sh"]);
         engine.docker(&arguments).await?;
         let host = Self { engine, name, dir };
         wait_for("systemd to be up", Duration::from_secs(60), async || {
@@ -135,6 +142,27 @@ impl SystemdHost {
             invocations.extend(entry["INVOCATION_ID"].as_str().map(str::to_owned));
         }
         Ok(invocations.len())
+    }
+
+    /// Asks a server on the host's own loopback, and returns its answer with status line and headers.
+    ///
+    /// # Errors
+    ///
+    /// When nothing listens there.
+    pub async fn http(
+        &self,
+        port: u16,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Result<String> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+            body.len()
+        );
+        let ask = "exec 3<>\"/dev/tcp/127.0.0.1/$1\" && printf %s \"$2\" >&3 && exec cat <&3";
+        self.exec(&["bash", "-c", ask, "bash", &port.to_string(), &request]).await
     }
 
     /// Writes a file on the host.

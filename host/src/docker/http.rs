@@ -1,6 +1,6 @@
 //! Bounded `GET`s to the engine: each on a connection of its own, signs of life on one that is kept.
 
-use std::{fmt, path::PathBuf, pin::Pin};
+use std::{fmt, io::ErrorKind, path::PathBuf, pin::Pin};
 
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -230,7 +230,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> Error {
 }
 
 fn unreachable(error: std::io::Error) -> Error {
-    Error::Unreachable(error.to_string())
+    Error::Unreachable(match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!(
+                "{error}: this user may not use the socket, see docker-group.conf and docker-proxy.conf in packaging/drop-ins/"
+            )
+        }
+        _ => error.to_string(),
+    })
 }
 
 fn broken(error: impl std::error::Error) -> Error {

@@ -16,6 +16,7 @@ mod duplicates;
 mod exported_containers;
 mod exported_units;
 mod full_disk;
+mod generated;
 mod golden;
 mod hang;
 mod held_back;
@@ -23,6 +24,7 @@ mod helper;
 mod hostile_mounts;
 mod itself;
 mod metrics;
+mod packaged;
 mod parity;
 mod plan;
 mod redis_ways;
@@ -49,6 +51,7 @@ fn main() {
     // The longest first, so that none runs alone at the end.
     let trials = [
         demo::trials(),
+        packaged::trials(),
         blind::trials(),
         held_back::trials(),
         helper::trials(),
@@ -72,6 +75,7 @@ fn main() {
         parity::trials(),
         redis_ways::trials(),
         full_disk::trials(),
+        generated::trials(),
         itself::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

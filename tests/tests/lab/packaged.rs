@@ -1,0 +1,294 @@
+//! The shipped units on a real systemd, with the users, drop-ins and polkit rule that belong to them: what little they
+//! may do is enough, and is all.
+//!
+//! `EVENKEEL_LAB_IMAGE=systemd-trixie` takes another image than this machine's release
+//! (`tests/fetch-tools.sh image trixie`).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use evenkeel_tests::{
+    binaries, exposition::Exposition, namespace, process::Process, systemd_host::SystemdHost, tools,
+    wait::wait_for,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{shared, trial};
+
+const SOON: Duration = Duration::from_secs(60);
+const UNITS: [&str; 2] = ["evenkeel-exporter.service", "evenkeel-remediator.service"];
+/// Above it nobody calls a unit safe.
+const EXPOSURE_BELOW: f64 = 2.0;
+
+const CONFIG: &str = r#"
+server: {bearer_token_files: [webhook.token]}
+policy: {mode: auto, deny_units: [shop-vault.service]}
+rules:
+  - name: unit-failed
+    match: ['alertname="SystemdUnitFailed"']
+    target: {unit: name, allow: ["shop-*.service"]}
+    limits: [9/5m]
+    steps: [unit_restart: {reset_failed: once}]
+    verify: {active_for: 2s, within: 30s}
+"#;
+const TOKEN: &str = "a token that only this test knows";
+
+/// As `make install` of a package would, and as its README says.
+const INSTALL: &str = r#"set -e
+cd /packaging
+install -m 644 ./*.service ./*.socket /usr/lib/systemd/system/
+install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
+install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
+systemd-sysusers evenkeel.conf
+systemd-tmpfiles --create evenkeel.conf
+groupadd --system docker
+chgrp docker /run/docker.sock
+printf %s "$1" >/etc/evenkeel/remediator.yml
+install -m 640 -g evenkeel-remediator /dev/null /etc/evenkeel/webhook.token
+printf %s "$2" >/etc/evenkeel/webhook.token
+evenkeel-remediator generate polkit >/etc/polkit-1/rules.d/50-evenkeel.rules
+cd /etc/systemd/system
+printf '[Service]\nExecStart=/bin/sleep 600\n' | tee shop-api.service shop-b.service shop-vault.service other.service ssh.service
+ln -s other.service shop-alias.service
+systemctl daemon-reload
+systemctl start shop-api shop-b shop-vault other ssh
+"#;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("packaged_units_do_their_work_and_nothing_else", packaged_units)]
+}
+
+async fn packaged_units() -> Result<()> {
+    let host = install().await?;
+    let redis = redis_on(&host).await?;
+    host.systemctl(&[&["start"], &UNITS[..]].concat()).await?;
+
+    both_are_little_exposed(&host).await?;
+    both_have_no_privileges(&host).await?;
+    the_exporter_sees_what_everyone_may(&host).await?;
+    the_remediator_restarts_a_failed_unit(&host).await?;
+    polkit_allows_only_what_the_rules_need(&host).await?;
+    drop_ins_show_more(&host).await?;
+    drop(redis);
+    Ok(())
+}
+
+async fn install() -> Result<SystemdHost> {
+    let engine = shared::engine().await?;
+    let path = |path: &std::path::Path| path.display().to_string();
+    let volumes = [
+        format!("{}:/usr/bin/evenkeel-exporter:ro", path(&binaries::built("evenkeel-exporter")?)),
+        format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
+        format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
+        format!("{}:/run/docker.sock", path(&engine.socket())),
+    ];
+    let image = std::env::var("EVENKEEL_LAB_IMAGE").unwrap_or_else(|_| "own".to_owned());
+    let host = SystemdHost::start_with(engine, &image, &volumes).await?;
+    host.exec(&["sh", "-c", INSTALL, "sh", CONFIG, TOKEN]).await?;
+    Ok(host)
+}
+
+/// A Redis on the host's own loopback, where an exporter without configuration looks for it.
+async fn redis_on(host: &SystemdHost) -> Result<Process> {
+    let dir = namespace::place("redis")?;
+    let mut command = tools::command("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", host.pid().await?)).arg("--");
+    command.arg(tools::program("redis-server")?).args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        "6379",
+        "--save",
+        "",
+    ]);
+    command.arg("--dir").arg(&dir);
+    Process::start("redis", &dir, command)
+}
+
+async fn both_are_little_exposed(host: &SystemdHost) -> Result<()> {
+    for unit in UNITS.iter().chain(&["evenkeel-docker-proxy.service"]) {
+        let said = host.exec(&["systemd-analyze", "--no-pager", "security", unit]).await?;
+        let line = said.lines().find(|line| line.contains("Overall exposure level")).context("no figure")?;
+        let figure = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).context("no figure")?;
+        eprintln!("{unit}: exposure {figure}");
+        ensure!(figure.parse::<f64>()? < EXPOSURE_BELOW, "{line}");
+    }
+    Ok(())
+}
+
+async fn both_have_no_privileges(host: &SystemdHost) -> Result<()> {
+    for unit in UNITS {
+        let pid = host.property(unit, "MainPID").await?;
+        let status = host.exec(&["cat", &format!("/proc/{pid}/status")]).await?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|rest| rest.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default()
+        };
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            ensure!(field(set) == "0000000000000000", "{unit} has {set} {}", field(set));
+        }
+        ensure!(field("NoNewPrivs:") == "1" && field("Seccomp:") == "2", "{unit}: {status}");
+        ensure!(!field("Uid:").starts_with("0 "), "{unit} runs as root");
+        let docker = host.exec(&["sh", "-c", "getent group docker | cut -d: -f3"]).await?;
+        ensure!(!field("Groups:").split(' ').any(|group| group == docker), "{unit} is in the group docker");
+    }
+    Ok(())
+}
+
+async fn scrape(host: &SystemdHost) -> Result<Exposition> {
+    let answer = host.http(19847, "GET", "/metrics", "", "").await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    Ok(Exposition::parse(body))
+}
+
+async fn the_exporter_sees_what_everyone_may(host: &SystemdHost) -> Result<()> {
+    let page = wait_for("the exporter", SOON, async || {
+        let page = scrape(host).await?;
+        let redis = page.value("redis_up", &[]);
+        ensure!(redis == Some(1.0), "redis_up {redis:?}");
+        Ok(page)
+    })
+    .await?;
+    let value = |name: &str, labels: &[(&str, &str)]| page.value(name, labels);
+    ensure!(value("systemd_up", &[]) == Some(1.0), "systemd_up {:?}", value("systemd_up", &[]));
+    let active = [("name", "shop-api.service"), ("state", "active")];
+    ensure!(value("systemd_unit_state", &active) == Some(1.0), "the unit is not seen");
+    ensure!(value("redis_ready", &[]) == Some(1.0), "redis is up and not ready");
+    let root = [("mountpoint", "/")];
+    ensure!(value("node_filesystem_size_bytes", &root).is_some_and(|size| size > 0.0), "/ has no size");
+    // Its own view is read-only: what counts is the host's.
+    ensure!(value("node_filesystem_readonly", &root) == Some(0.0), "/ is said to be read-only");
+    let broken: Vec<_> =
+        page.all("node_filesystem_device_error", &[]).filter(|sample| sample.value != 0.0).collect();
+    ensure!(broken.is_empty(), "{broken:?}");
+
+    // Docker's socket is there and not for it: that is said, and everything else is there.
+    ensure!(value("docker_up", &[]) == Some(0.0), "docker_up {:?}", value("docker_up", &[]));
+    for (collector, expected) in [("systemd", 1.0), ("filesystem", 1.0), ("redis", 1.0), ("docker", 0.0)] {
+        let success = value("evenkeel_scrape_collector_success", &[("collector", collector)]);
+        ensure!(success == Some(expected), "collector {collector}: success {success:?}");
+    }
+    let log = log_of(host, UNITS[0]).await?;
+    ensure!(log.contains("this user may not use the socket"), "{log}");
+    ensure!(!log.contains("running as root"), "{log}");
+    Ok(())
+}
+
+async fn log_of(host: &SystemdHost, unit: &str) -> Result<String> {
+    let read = "journalctl --sync && exec journalctl --no-pager --output=cat --unit=\"$1\"";
+    host.exec(&["sh", "-c", read, "sh", unit]).await
+}
+
+async fn the_remediator_restarts_a_failed_unit(host: &SystemdHost) -> Result<()> {
+    const UNIT: &str = "shop-api.service";
+    host.systemctl(&["kill", "--signal=SEGV", UNIT]).await?;
+    wait_for("the unit to fail", SOON, async || {
+        let state = host.property(UNIT, "ActiveState").await?;
+        ensure!(state == "failed", "it is {state}");
+        Ok(())
+    })
+    .await?;
+    let name = host.exec(&["hostname"]).await?;
+    let alert = serde_json::json!({
+        "version": "4", "status": "firing", "groupKey": "{}", "groupLabels": {}, "commonLabels": {},
+        "alerts": [{"status": "firing", "fingerprint": "feed",
+                    "labels": {"alertname": "SystemdUnitFailed", "name": UNIT, "host": name}}],
+    });
+    let headers = format!("Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n");
+    let answer = host.http(19848, "POST", "/api/v1/alerts", &headers, &alert.to_string()).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let record = wait_for("the repair to end", SOON, async || {
+        let lines = host.exec(&["evenkeel-remediator", "history", "--json"]).await?;
+        let record: Value = serde_json::from_str(lines.lines().next().context("no record")?)?;
+        ensure!(record["phase"] == "ended", "{record}");
+        Ok(record)
+    })
+    .await?;
+    ensure!(record["outcome"] == "succeeded", "{record:#}");
+    ensure!(host.property(UNIT, "ActiveState").await? == "active");
+    let log = log_of(host, UNITS[1]).await?;
+    ensure!(!log.contains("running as root"), "{log}");
+    Ok(())
+}
+
+/// Calls to systemd's manager as a user without a password, and whether they go through.
+const CALLS: [(&str, &str, bool); 24] = [
+    ("evenkeel-remediator", "RestartUnit ss shop-api.service replace", true),
+    ("evenkeel-remediator", "RestartUnit ss shop-b.service replace", true),
+    ("evenkeel-remediator", "ResetFailedUnit s shop-api.service", true),
+    // Another unit, one on the deny-list, one that holds the host up, and another under an allowed name.
+    ("evenkeel-remediator", "RestartUnit ss other.service replace", false),
+    ("evenkeel-remediator", "RestartUnit ss shop-vault.service replace", false),
+    ("evenkeel-remediator", "RestartUnit ss ssh.service replace", false),
+    ("evenkeel-remediator", "RestartUnit ss shop-alias.service replace", false),
+    ("evenkeel-remediator", "ResetFailedUnit s other.service", false),
+    // Another verb.
+    ("evenkeel-remediator", "StopUnit ss shop-api.service replace", false),
+    ("evenkeel-remediator", "StartUnit ss shop-api.service replace", false),
+    ("evenkeel-remediator", "ReloadUnit ss shop-api.service replace", false),
+    ("evenkeel-remediator", "TryRestartUnit ss shop-api.service replace", false),
+    ("evenkeel-remediator", "KillUnit ssi shop-api.service all 9", false),
+    ("evenkeel-remediator", "SetUnitProperties sba(sv) shop-api.service true 0", false),
+    ("evenkeel-remediator", "ResetFailed", false),
+    // What names no unit, or makes one.
+    ("evenkeel-remediator", "Reload", false),
+    ("evenkeel-remediator", "Reexecute", false),
+    ("evenkeel-remediator", "MaskUnitFiles asbb 1 shop-api.service false true", false),
+    ("evenkeel-remediator", "EnableUnitFiles asbb 1 shop-api.service false true", false),
+    (
+        "evenkeel-remediator",
+        "StartTransientUnit ssa(sv)a(sa(sv)) shop-x.service replace 1 ExecStart a(sasb) 1 /bin/true 1 true false 0",
+        false,
+    ),
+    ("evenkeel-remediator", "SetEnvironment as 1 A=b", false),
+    // Another user.
+    ("evenkeel-exporter", "RestartUnit ss shop-api.service replace", false),
+    ("evenkeel-exporter", "ResetFailedUnit s shop-api.service", false),
+    ("nobody", "Reload", false),
+];
+
+async fn polkit_allows_only_what_the_rules_need(host: &SystemdHost) -> Result<()> {
+    let before = host.property("other.service", "InvocationID").await?;
+    // One program for all of them: each call of docker's takes longer than polkit.
+    let mut script =
+        "manager='org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager'\n"
+            .to_owned();
+    for (user, call, _) in CALLS {
+        script += &format!(
+            "setpriv --reuid {user} --regid \"$(id -g {user})\" --clear-groups busctl call $manager '{}' 2>&1 | tr '\\n' ' '; echo\n",
+            call.replace(' ', "' '")
+        );
+    }
+    let said = host.exec(&["sh", "-c", &script]).await?;
+    let said: Vec<&str> = said.lines().collect();
+    ensure!(said.len() == CALLS.len(), "{said:?}");
+    for ((user, call, allowed), said) in CALLS.iter().zip(said) {
+        let denied = said.contains("Access denied") || said.contains("nteractive authentication required");
+        let done = said.starts_with("o \"") || said.trim().is_empty();
+        ensure!(if *allowed { done } else { denied }, "{call} by {user}: {said}");
+    }
+    ensure!(host.property("other.service", "InvocationID").await? == before, "other.service was touched");
+    ensure!(host.property("shop-x.service", "LoadState").await? == "not-found");
+    Ok(())
+}
+
+async fn drop_ins_show_more(host: &SystemdHost) -> Result<()> {
+    let add = "cd /packaging/drop-ins && for unit in *; do
+        mkdir -p /etc/systemd/system/$unit && cp $unit/docker-group.conf $unit/journal.conf /etc/systemd/system/$unit/
+        done && systemctl daemon-reload && systemctl restart evenkeel-exporter evenkeel-remediator";
+    host.exec(&["sh", "-c", add]).await?;
+    wait_for("docker through its group", SOON, async || {
+        let page = scrape(host).await?;
+        ensure!(page.value("docker_up", &[]) == Some(1.0));
+        Ok(())
+    })
+    .await?;
+    for unit in UNITS {
+        let pid = host.property(unit, "MainPID").await?;
+        let groups = host.exec(&["sh", "-c", &format!("grep ^Groups: /proc/{pid}/status | wc -w")]).await?;
+        ensure!(groups.parse::<u32>()? >= 3, "{unit}: {groups}");
+    }
+    Ok(())
+}
