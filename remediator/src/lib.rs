@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 pub mod observe;
 pub mod outcome;
+mod outgoing;
 pub mod pattern;
 pub mod policy;
 pub mod rules;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{metrics::Metrics, outcome::Outcome, text::shell_word};
+use crate::{metrics::Metrics, outcome::Outcome, outgoing, text::shell_word};
 
 /// Messages that may wait for one receiver.
 const QUEUE: usize = 100;
@@ -148,8 +148,9 @@ impl Notifier {
         stop: &CancellationToken,
     ) -> reqwest::Result<Self> {
         // One message goes to one place: no proxy from the environment, no redirect to elsewhere.
-        let client =
-            Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build()?;
+        let client = outgoing::client(|| {
+            Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT)
+        })?;
         let queues = receivers.into_iter().map(|receiver| {
             let (sender, queue) = mpsc::channel(QUEUE);
             let courier = Courier {

@@ -22,6 +22,11 @@ route:
   routes:
 ";
 
+const PEOPLE: &str =
+    "    # Yours: what a route above takes goes on to these, and never to the receiver at the top.
+    - receiver: people
+";
+
 const INHIBITION: &str = r#"  - name: people
 
 inhibit_rules:
@@ -40,7 +45,7 @@ pub(super) fn configuration(config: &Config) -> anyhow::Result<String> {
     if routes.is_empty() {
         bail!("no rule waits for an alert: there is nothing to route");
     }
-    Ok(format!("{HEAD}{routes}\nreceivers:\n{}{INHIBITION}", receiver(config)?))
+    Ok(format!("{HEAD}{routes}{PEOPLE}\nreceivers:\n{}{INHIBITION}", receiver(config)?))
 }
 
 fn route(rule: &Rule) -> String {
@@ -115,12 +120,18 @@ fn reachable(address: &str, host: &str) -> String {
 
 /// A YAML string that is read back as this text, whatever is in it.
 fn quoted(text: &str) -> String {
-    if text.contains(char::is_control) {
-        // A JSON string is a YAML string.
-        serde_json::Value::from(text).to_string()
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
+    if !text.contains(char::is_control) {
+        return format!("'{}'", text.replace('\'', "''"));
     }
+    let escaped: String = text
+        .chars()
+        .map(|character| match character {
+            '"' | '\\' => format!("\\{character}"),
+            control if control.is_control() => format!("\\u{:04x}", u32::from(control)),
+            other => other.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
 }
 
 #[cfg(test)]
