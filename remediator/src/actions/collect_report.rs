@@ -59,8 +59,11 @@ impl Action for CollectReport {
         }
     }
 
-    fn permissions(&self, _: Kind) -> Vec<Permission> {
-        Vec::new()
+    fn permissions(&self, kind: Kind) -> Vec<Permission> {
+        match kind {
+            Kind::Filesystem => vec![Permission::Helper(helper::Verb::Largest.template())],
+            _ => Vec::new(),
+        }
     }
 
     fn check<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job, by_root,
+    Action, Check, Done, Failure, Job, Permission, by_root,
     disk::{self, engine_unseen},
 };
 use crate::{
@@ -87,6 +87,10 @@ impl Action for ContainerLogTruncate {
             names.join(", ")
         );
         by_root::plan(&call, Verb::ContainerLogTruncate)
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Helper(Verb::ContainerLogTruncate.template())]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
+    Action, Check, Done, Failure, Job, Permission,
     container_restart::{engine_failure, is_self},
     disk::{self, engine_unseen},
 };
@@ -87,6 +87,14 @@ impl Action for ContainerPrune {
             "DELETE /containers/ID?v=false&force=false of each that ended {} ago and has the label {}=true",
             self.min_age, self.label
         )
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        // Never with its volumes, and never a running one.
+        vec![Permission::Docker {
+            method: "DELETE",
+            path: r"/containers/[0-9a-f]{64}\?(&?(v|force|link)=false)+",
+        }]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -89,15 +89,9 @@ impl Action for ContainerRestart {
             if let Some(seconds) = self.stop_seconds() {
                 options = options.t(seconds);
             }
-            // By name, which a proxy before the engine's socket admits by the same list (`generate haproxy`). A container
-            // made anew under that name since it was seen is another one.
-            let name = job.target.name();
-            let now = job.host.docker.inspect(name).await;
-            let now = now.map_err(|error| Failure::Refused(format!("docker: {error}")))?;
-            if now.is_none_or(|now| now.id != container.id) {
-                return Err(Failure::Refused(format!("{name} was removed or made anew meanwhile")));
-            }
-            client.restart_container(name, Some(options.build())).await.map_err(engine_failure)?;
+            still_the_same(job, &container.id).await?;
+            let options = Some(options.build());
+            client.restart_container(job.target.name(), options).await.map_err(engine_failure)?;
             Ok(Done { detail: "restarted".to_owned(), ..Done::default() })
         })
     }
@@ -107,6 +101,21 @@ impl ContainerRestart {
     fn stop_seconds(&self) -> Option<i32> {
         self.stop_timeout.as_ref().map(|timeout| i32::try_from(timeout.get().as_secs()).unwrap_or(i32::MAX))
     }
+}
+
+/// Calls name the container, because a proxy before the engine's socket admits names by the same list (`generate
+/// haproxy`); one made anew under that name since it was seen is another one.
+///
+/// # Errors
+/// When it is not the one that was seen, or cannot be seen: nothing was done.
+pub(super) async fn still_the_same(job: &Job, id: &str) -> Result<(), Failure> {
+    let name = job.target.name();
+    let now = job.host.docker.inspect(name).await;
+    let now = now.map_err(|error| Failure::Refused(format!("docker: {error}")))?;
+    if now.is_none_or(|now| now.id != id) {
+        return Err(Failure::Refused(format!("{name} was removed or made anew meanwhile")));
+    }
+    Ok(())
 }
 
 /// Whether a restart may help what was seen.

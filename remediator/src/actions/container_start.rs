@@ -8,8 +8,8 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
-    container_restart::{engine_failure, is_self},
+    Action, Check, Done, Failure, Job, Permission,
+    container_restart::{engine_failure, is_self, still_the_same},
     disk::engine_unseen,
 };
 use crate::{
@@ -55,6 +55,10 @@ impl Action for ContainerStart {
         format!("POST /containers/{}/start", target.name())
     }
 
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Docker { method: "POST", path: r"/containers/{container}/start" }]
+    }
+
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
         Box::pin(async move {
             let Observation::Container(seen) = &job.seen else {
@@ -95,8 +99,8 @@ impl Action for ContainerStart {
             };
             let client = job.host.docker.client().await.map_err(engine_unseen)?;
             let client = client.with_timeout(Duration::from_secs(60));
-            // By id: a container made anew under the same name meanwhile is another one.
-            client.start_container(&container.id, None).await.map_err(engine_failure)?;
+            still_the_same(job, &container.id).await?;
+            client.start_container(job.target.name(), None).await.map_err(engine_failure)?;
             let mut detail = "started".to_owned();
             // They hold on to the network that ended with its last run.
             let cut_off = sharers(job, &container.id).await.unwrap_or_default();
@@ -232,7 +236,8 @@ mod tests {
                     .to_string(),
             ),
             "/containers/0ther/json" => Some(json!({"Id": "0ther", "Name": "/other"}).to_string()),
-            path if path == format!("/containers/{ID}/start") => Some(String::new()),
+            "/containers/app/json" => Some(json!({"Id": ID, "Name": "/app"}).to_string()),
+            "/containers/app/start" => Some(String::new()),
             _ => None,
         }
         });

@@ -9,7 +9,7 @@ use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, by_root, unit_job::call_failure};
+use super::{Action, Check, Done, Failure, Job, Permission, by_root, unit_job::call_failure};
 use crate::{
     helper::Verb,
     observe::Observation,
@@ -57,6 +57,10 @@ impl Action for DaemonReload {
 
     fn plan(&self, _: &Target) -> String {
         by_root::plan("org.freedesktop.systemd1.Manager.Reload()", Verb::DaemonReload)
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Helper(Verb::DaemonReload.template())]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::Deserialize;
 
 use self::selection::{Keep, Selection};
-use super::{Action, Check, Done, Failure, Job, container_restart::engine_failure, disk, engine};
+use super::{Action, Check, Done, Failure, Job, Permission, container_restart::engine_failure, disk, engine};
 use crate::{
     pattern::Pattern,
     policy::Class,
@@ -115,6 +115,27 @@ impl Action for ImagePrune {
             },
             Self::Unused(keep) => format!("DELETE /images/NAME?force=false of each image that {keep}"),
         }
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        // Exactly this filter: another one would let all unused images go.
+        const DANGLING: &str = concat!(
+            r"/images/prune\?filters=%7B(%22until%22%3A%5B%22[0-9]+s%22%5D%2C)?",
+            r"%22dangling%22%3A%5B%22true%22%5D(%2C%22until%22%3A%5B%22[0-9]+s%22%5D)?%7D"
+        );
+        let mut needed = vec![Permission::Docker { method: "GET", path: "/images/json" }];
+        needed.extend(match self {
+            Self::Dangling { .. } => vec![Permission::Docker { method: "POST", path: DANGLING }],
+            Self::Unused(_) => vec![
+                Permission::Docker { method: "GET", path: "/images/sha256:[0-9a-f]{64}/json" },
+                // By a name or an id, and never forced.
+                Permission::Docker {
+                    method: "DELETE",
+                    path: r"/images/[A-Za-z0-9][A-Za-z0-9_./:-]*\?force=false&noprune=false",
+                },
+            ],
+        });
+        needed
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

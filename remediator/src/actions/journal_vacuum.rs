@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use zbus::Variant;
 
-use super::{Action, Check, Done, Failure, Job, by_root, disk, unit_job};
+use super::{Action, Check, Done, Failure, Job, Permission, by_root, disk, unit_job};
 use crate::{
     helper::Verb,
     policy::Class,
@@ -91,6 +91,10 @@ impl Action for JournalVacuum {
 
     fn plan(&self, _: &Target) -> String {
         by_root::plan(&self.arguments().join(" "), Verb::JournalVacuum)
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Helper(Verb::JournalVacuum.template())]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

@@ -6,6 +6,10 @@ pub enum Permission {
     /// This verb of systemd's on the target, a unit: the word that systemd gives polkit
     /// (org.freedesktop.systemd1(5), "Security"), such as `restart`.
     Unit(&'static str),
+    /// Starting an instance of this root-owned template (`NAME@.service`): `RULE:TARGET`, both escaped.
+    Helper(&'static str),
+    /// Starting an instance of a template of the user's own: the target, escaped.
+    Template(String),
     /// A call of Docker's API.
     Docker {
         /// `POST`, `DELETE`, or `GET` for what looking alone does not ask.

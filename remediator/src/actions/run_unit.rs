@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
+    Action, Check, Done, Failure, Job, Permission,
     unit_job::{self, Verb},
 };
 use crate::{
@@ -95,6 +95,10 @@ impl Action for RunUnit {
 
     fn plan(&self, target: &Target) -> String {
         Verb::Start.plan(&self.unit(target).unwrap_or_else(|_| self.template()))
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Template(self.template())]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

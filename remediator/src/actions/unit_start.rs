@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
+    Action, Check, Done, Failure, Job, Permission,
     unit_job::{self, Verb},
 };
 use crate::{
@@ -56,6 +56,10 @@ impl Action for UnitStart {
 
     fn plan(&self, target: &Target) -> String {
         Verb::Start.plan(target.name())
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Unit("start")]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {

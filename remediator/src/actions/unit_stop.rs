@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{
-    Action, Check, Done, Failure, Job,
+    Action, Check, Done, Failure, Job, Permission,
     unit_job::{self, Verb},
 };
 use crate::{
@@ -57,6 +57,10 @@ impl Action for UnitStop {
 
     fn plan(&self, target: &Target) -> String {
         Verb::Stop.plan(target.name())
+    }
+
+    fn permissions(&self, _: Kind) -> Vec<Permission> {
+        vec![Permission::Unit("stop")]
     }
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
