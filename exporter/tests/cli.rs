@@ -143,7 +143,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "systemd:\n  watched: []\n",
-        ":2:3: unknown key `systemd.watched`: expected one of `watch`, `not_found_ok`; did you mean `watch`?\n  \
+        ":2:3: unknown key `systemd.watched`: expected one of `watch`, `not_found_ok`, `check_every`; did you mean `watch`?\n  \
          2 |   watched: []\n    |   ^",
     ),
     (
