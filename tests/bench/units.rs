@@ -21,7 +21,10 @@ const FILES: [(&str, &str); 8] = [
         "/usr/lib/systemd/system/bench-sock@.socket",
         "[Socket]\nListenStream=/run/bench-%i.sock\nService=bench-idle@%i.service\n",
     ),
-    (RESTARTING, "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=100ms\n"),
+    (
+        RESTARTING,
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=100ms\n",
+    ),
 ];
 
 const RESTARTING: &str = "/etc/systemd/system/bench-restarting.service";
