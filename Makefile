@@ -79,7 +79,7 @@ fuzz_seconds ?= 20
 
 .PHONY: fuzz
 fuzz: ## feed parsers and exporter what nobody expects; fuzz_seconds=20 for each
-	EVENKEEL_FUZZ_SECONDS=$(fuzz_seconds) nice -n 19 \
+	EVENKEEL_FUZZ_SECONDS=$(fuzz_seconds) nice -n 19 env \
 		$(cargo) test --workspace --features evenkeel-tests/lab --test foreign_input --test hostile
 
 .PHONY: alerts

@@ -342,7 +342,9 @@ image() { # image RELEASE: a minimal tree with systemd, a bus and polkit, as one
     # What only takes time to import.
     rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* \
         "$tree"/usr/share/{doc,man,locale,info}
-    : >"$tree/etc/machine-id" # every container makes its own
+    # Every container makes its own, and not from the one that D-Bus was installed with.
+    : >"$tree/etc/machine-id"
+    rm -f "$tree/var/lib/dbus/machine-id"
     mkdir -p "$images" "$tree/var/log/journal"
     tar -C "$tree" --numeric-owner -cf "$target.new" .
     mv "$target.new" "$target"

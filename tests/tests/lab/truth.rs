@@ -77,8 +77,13 @@ rules:
 
 /// A container that is well after every start, and writes a line at each.
 async fn start(engine: &Engine, name: &str, probe: &str) -> Result<()> {
-    let program = ["sh", "-c", "echo started; touch /well; exec sleep 600"];
-    engine.run_probed(name, probe, &program).await.map(drop)
+    let program = ["sh", "-c", "touch /well; echo started; exec sleep 600"];
+    engine.run_probed(name, probe, &program).await?;
+    wait_for("the container to be well", SOON, async || {
+        ensure!(starts(engine, name).await? == 1, "it has not started");
+        Ok(())
+    })
+    .await
 }
 
 /// How often a container was started, by its own words.
