@@ -148,8 +148,12 @@ pub(super) fn is_self(id: &str) -> bool {
         .is_ok_and(|mounts| mounts.contains(&format!("/containers/{id}/")))
 }
 
-/// The running containers that use this one's network namespace (`--network container:NAME`), and lose it at a restart.
-async fn network_dependents(job: &Job, id: &str) -> Result<Vec<String>, evenkeel_host::docker::Error> {
+/// The running containers that use this one's network namespace (`--network container:NAME`), and lose it when this one
+/// starts anew.
+pub(super) async fn network_dependents(
+    job: &Job,
+    id: &str,
+) -> Result<Vec<String>, evenkeel_host::docker::Error> {
     let mut dependents = Vec::new();
     for other in job.host.docker.containers().await? {
         if other.state != State::Running || other.id == id {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Action, Check, Done, Failure, Job, Permission,
-    container_restart::{engine_failure, is_self, still_the_same},
+    container_restart::{engine_failure, is_self, network_dependents, still_the_same},
     disk::engine_unseen,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Action for ContainerStart {
             client.start_container(job.target.name(), None).await.map_err(engine_failure)?;
             let mut detail = "started".to_owned();
             // They hold on to the network that ended with its last run.
-            let cut_off = sharers(job, &container.id).await.unwrap_or_default();
+            let cut_off = network_dependents(job, &container.id).await.unwrap_or_default();
             if !cut_off.is_empty() {
                 detail += &format!("; {} use its network and need a restart", cut_off.join(", "));
             }
@@ -144,22 +144,6 @@ impl ContainerStart {
 
 fn is_down(state: &str) -> bool {
     state == State::Exited.as_str() || state == State::Created.as_str()
-}
-
-/// The running containers that use this one's network.
-async fn sharers(job: &Job, id: &str) -> Result<Vec<String>, evenkeel_host::docker::Error> {
-    let mut sharers = Vec::new();
-    for other in job.host.docker.containers().await? {
-        if other.state != State::Running || other.id == id {
-            continue;
-        }
-        let Some(other) = job.host.docker.inspect(&other.id).await? else { continue };
-        let with = other.network_mode.strip_prefix("container:");
-        if with.is_some_and(|with| with == id || with == job.target.name()) {
-            sharers.push(other.name);
-        }
-    }
-    Ok(sharers)
 }
 
 #[cfg(test)]
