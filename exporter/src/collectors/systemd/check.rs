@@ -38,7 +38,7 @@ pub(super) async fn check(keeper: &Keeper, pace: &Pace) -> Result<(), Error> {
     let different = check_list(keeper).await? + check_sample(keeper).await?;
     if different > 0 {
         warn!(units = different, "units were otherwise than systemd had announced");
-        keeper.unannounced.fetch_add(different, Ordering::Relaxed);
+        keeper.missed.fetch_add(different, Ordering::Relaxed);
     }
     keeper.ask_about_sockets(pace).await?;
     keeper.ask_about_files(pace).await?;

@@ -26,23 +26,13 @@ pub(super) fn up(is_up: bool) -> Family {
 }
 
 /// What is told of systemd as a whole. `state` is what it says of itself.
-pub(super) fn general(picture: &Picture, state: &str, version: &str, unannounced: Family) -> Vec<Family> {
+pub(super) fn general(picture: &Picture, state: &str, version: &str) -> Vec<Family> {
     let mut manager =
         Family::gauge("systemd_manager_state", "1 for the state systemd as a whole is in, 0 for the others.");
     for_each_state(&MANAGER_STATES, state, |known, value| manager.sample(&[("state", known)], value));
     let version = Family::gauge("systemd_version_info", "The version of systemd, always 1.")
         .with(&[("version", version)], 1.0);
-    vec![up(true), manager, version, counts(picture), unannounced]
-}
-
-/// How often the picture was wrong.
-#[allow(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
-pub(super) fn unannounced(count: u64) -> Family {
-    Family::counter(
-        "evenkeel_systemd_unannounced_changes_total",
-        "Units that a check found otherwise than systemd had announced. Between two checks, what is published rests on the announcements.",
-    )
-    .with(&[], count as f64)
+    vec![up(true), manager, version, counts(picture)]
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far fewer units than 2^53")]
@@ -121,10 +111,9 @@ pub(super) mod tests {
             unit("b.device", "loaded", "active", "plugged"),
             unit("c.service", "loaded", "failed", "failed"),
         ]);
-        let families = general(&picture, "degraded", "252.39-1~deb12u1", unannounced(7));
+        let families = general(&picture, "degraded", "252.39-1~deb12u1");
         assert_eq!(lines(&families, "systemd_up"), ["1"]);
         assert_eq!(lines(&families, "systemd_version_info"), ["version=252.39-1~deb12u1 1"]);
-        assert_eq!(lines(&families, "evenkeel_systemd_unannounced_changes_total"), ["7"]);
         assert_eq!(
             lines(&families, "systemd_manager_state"),
             [
@@ -146,7 +135,7 @@ pub(super) mod tests {
     #[test]
     fn states_that_nobody_knew_get_a_series() {
         let picture = picture_of(vec![unit("a.service", "loaded", "levitating", "above")]);
-        let families = general(&picture, "dreaming", "999", unannounced(0));
+        let families = general(&picture, "dreaming", "999");
         assert_eq!(lines(&families, "systemd_manager_state")[6], "state=dreaming 1");
         assert!(lines(&families, "systemd_units").contains(&"state=levitating 1".into()));
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use evenkeel_host::{
-    metrics::{Block, Family},
+    metrics::Block,
     systemd::{Error, Systemd, Unit, machine_id, unit_files},
 };
 use futures_util::{Stream, StreamExt, stream};
@@ -50,7 +50,7 @@ pub(super) struct Keeper {
     /// Somebody has looked.
     pub(super) looked: Notify,
     /// Units that were otherwise than announced.
-    pub(super) unannounced: AtomicU64,
+    pub(super) missed: AtomicU64,
     /// How many units' details could not be read at the last look: logged when it changes.
     unreadable: AtomicUsize,
 }
@@ -82,7 +82,7 @@ impl Keeper {
             picture: Arc::default(),
             desk: tokio::sync::Mutex::new(Desk { groups, ..Desk::default() }),
             looked: Notify::new(),
-            unannounced: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             unreadable: AtomicUsize::new(0),
         }
     }
@@ -130,17 +130,12 @@ impl Keeper {
         let (general, units, edition) = {
             // Held for the values only: the text takes longer, and announcements are waiting.
             let picture = self.picture();
-            let general = families::general(&picture, state, version, self.unannounced());
+            let general = families::general(&picture, state, version);
             let clock_start = press.needs_units(picture.version());
             let units = clock_start.map(|start| families::units(&picture, resting.shown(), files, start));
             (general, units, picture.version())
         };
         press.blocks([general, groups.families()].concat(), units, edition)
-    }
-
-    /// The counter, as it is also told when nothing else can be.
-    pub(super) fn unannounced(&self) -> Family {
-        families::unannounced(self.unannounced.load(Ordering::Relaxed))
     }
 
     async fn open_link(&self, desk: &mut Desk) -> Result<Link, Error> {

@@ -175,9 +175,13 @@ impl Collector for SystemdCollector {
 
     fn down(&self) -> Vec<Family> {
         if self.counts() || self.source.socket_exists() {
-            vec![families::up(false), self.keeper.unannounced()]
+            vec![families::up(false)]
         } else {
             Vec::new()
         }
+    }
+
+    fn missed_changes(&self) -> Option<u64> {
+        Some(self.keeper.missed.load(Ordering::Relaxed))
     }
 }
