@@ -47,6 +47,7 @@ route Watchdog deadman severity=none
 route TargetDown team severity=warning
 route TargetVanished team severity=warning
 route CollectorFailing team severity=warning
+route WebConfigReloadFailing team severity=warning
 route PrometheusRuleFailures team severity=warning
 route RemediationInProgress log severity=none remediation_rule=disk-high
 route RemediationStuck team severity=warning
