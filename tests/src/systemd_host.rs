@@ -6,14 +6,15 @@
 //! `AmbientCapabilities=` stays empty.
 
 use std::{
-    collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+    collections::BTreeSet, ffi::OsStr, fs, os::unix::fs::PermissionsExt as _, path::PathBuf,
+    process::Command, sync::Arc, time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{engine::Engine, namespace, process::Frozen, tools, wait::wait_for};
+use crate::{engine::Engine, namespace, process::Frozen, run_dir, tools, wait::wait_for};
 
 const WRAPPER: &str = r#"#!/bin/sh
 mount --make-rshared /
@@ -22,6 +23,31 @@ for at in /sys/fs/cgroup /sys/fs/cgroup/*; do
     mount -o remount,bind,rw "$at" || mount -o remount,rw "$at"
 done
 exec /lib/systemd/systemd
+"#;
+
+/// Runs a program as if the host were the one that it runs on: in a mount namespace of its own the host's machine id is
+/// the machine's, and its units are where the host has them in the cgroup hierarchies, of either version. What belongs to
+/// the lab's containers stays where it is. Arguments: the folder for it, the cgroup of the host, the one of the lab, the
+/// version that is wanted, the program.
+const AT_HOME: &str = r#"
+dir=$1 host=$2 lab=$3 version=$4 top=/sys/fs/cgroup
+shift 4
+mount --bind "$dir/machine-id" /etc/machine-id
+[ "$version" = 1 ] || mount -t cgroup2 none $top
+mkdir "$dir/cgroup"
+mount -t tmpfs view "$dir/cgroup"
+for at in $top $top/*; do
+    [ -d "$at$lab" ] || continue
+    to=$dir/cgroup${at#"$top"}
+    mkdir -p "$to$lab"
+    mount --bind "$at$lab" "$to$lab"
+    [ ! -e "$at/cgroup.controllers" ] || cp "$at/cgroup.controllers" "$to/"
+    [ -d "$at$host/system.slice" ] || continue
+    mkdir "$to/system.slice"
+    mount --bind "$at$host/system.slice" "$to/system.slice"
+done
+mount --rbind "$dir/cgroup" $top
+exec "$@"
 "#;
 
 /// A running systemd. Dropping it removes the container.
@@ -211,6 +237,28 @@ impl SystemdHost {
     /// When one cannot be found.
     pub async fn daemons(&self) -> Result<[u32; 2]> {
         Ok([self.pid().await?, self.bus_process().await?])
+    }
+
+    /// `program`, to be run as if this host were the one that it runs on: the control groups of this host's units are
+    /// where its systemd says, and everything else is as it is outside.
+    ///
+    /// # Errors
+    ///
+    /// When the host's cgroup cannot be found.
+    pub async fn at_home(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let dir = namespace::place("at-home")?;
+        fs::write(dir.join("machine-id"), format!("{}\n", self.exec(&["cat", "/etc/machine-id"]).await?))?;
+        let container = self.engine.inspect(&self.name, "{{.Id}}").await?;
+        let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid().await?))?;
+        // Systemd has moved itself further down.
+        let (above, _) = cgroups.split_once(&container).context("the host has a cgroup")?;
+        let above = above.rsplit(':').next().unwrap_or_default();
+        let lab = run_dir::cgroup_name(&namespace::run_folder()?);
+        let version = self.engine.docker(&["info", "--format", "{{.CgroupVersion}}"]).await?;
+        let mut command = tools::command("unshare");
+        command.args(["--mount", "--", "sh", "-ec", AT_HOME, "sh"]).arg(dir);
+        command.arg(format!("{above}{container}")).arg(format!("/{lab}")).arg(version).arg(program);
+        Ok(command)
     }
 
     /// Stops the host's dbus-daemon from running until the guard is dropped.

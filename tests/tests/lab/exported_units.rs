@@ -104,7 +104,10 @@ async fn exported_units_are_what_systemctl_shows() -> Result<()> {
         })
         .await?;
     }
-    let wrong = exporter.scrape().await?.value("evenkeel_collector_missed_changes_total", &[("collector", "systemd")]);
+    let wrong = exporter
+        .scrape()
+        .await?
+        .value("evenkeel_collector_missed_changes_total", &[("collector", "systemd")]);
     ensure!(wrong == Some(0.0), "{wrong:?} changes were not announced");
     Ok(())
 }

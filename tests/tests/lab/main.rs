@@ -33,6 +33,7 @@ mod shared;
 mod sockets;
 mod truth;
 mod unit;
+mod unit_groups;
 mod up;
 
 use std::{future::Future, time::Instant};
@@ -68,6 +69,7 @@ fn main() {
         up::trials(),
         exported_containers::trials(),
         exported_units::trials(),
+        unit_groups::trials(),
         sockets::trials(),
         golden::trials(),
         hostile_mounts::trials(),

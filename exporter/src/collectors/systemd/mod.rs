@@ -174,11 +174,7 @@ impl Collector for SystemdCollector {
     }
 
     fn down(&self) -> Vec<Family> {
-        if self.counts() || self.source.socket_exists() {
-            vec![families::up(false)]
-        } else {
-            Vec::new()
-        }
+        if self.counts() || self.source.socket_exists() { vec![families::up(false)] } else { Vec::new() }
     }
 
     fn missed_changes(&self) -> Option<u64> {
