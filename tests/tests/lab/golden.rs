@@ -83,7 +83,7 @@ async fn exposition_of_the_exporter() -> Result<()> {
         second.url()
     );
     fs::write(&config, yaml)?;
-    let mut command = tools::command(built("evenkeel-exporter")?);
+    let mut command = host.at_home(built("evenkeel-exporter")?).await?;
     command.arg("--collector.systemd.unit-include=golden-.*");
     command.arg(format!("--config.file={}", config.display()));
     Surroundings { bus: Some(host.bus_address()), docker: Some(engine.host()) }.apply(&mut command);
@@ -147,7 +147,7 @@ async fn containers(engine: &Engine) -> Result<()> {
 /// A service that runs, one that has failed, one that only a timer starts, one that a socket starts.
 async fn units(host: &SystemdHost) -> Result<()> {
     for (name, text) in [
-        ("golden-runs.service", "[Service]\nExecStart=/bin/sleep 100000\n"),
+        ("golden-runs.service", "[Service]\nExecStart=/bin/sleep 100000\nTasksMax=77\n"),
         ("golden-fails.service", "[Service]\nExecStart=/bin/sh -c 'exit 7'\n"),
         ("golden-timed.service", "[Service]\nType=oneshot\nExecStart=/bin/true\n"),
         ("golden-timed.timer", "[Timer]\nOnCalendar=yearly\n"),

@@ -242,6 +242,7 @@ struct Group {
 
 #[derive(Deserialize)]
 struct Rule {
+    #[serde(alias = "record")]
     alert: String,
     expr: String,
 }
@@ -255,14 +256,20 @@ async fn published_rules_work_unchanged() -> Result<()> {
     let second = RedisServer::start_with(&["--save", "", "--replicaof", &replica_of]).await?;
     let config = dir.join("exporter.yml");
     let yaml = format!(
-        "redis: [{{name: first, url: '{}'}}, {{name: second, url: '{}'}}]\n",
+        "systemd: {{watch: [published.service]}}\n\
+         redis: [{{name: first, url: '{}'}}, {{name: second, url: '{}'}}]\n",
         first.url(),
         second.url()
     );
     fs::write(&config, yaml)?;
     let disk = Disk::new("published", 40)?;
-    let around = crate::shared::surroundings().await?;
-    let exporter = Exporter::start(&dir, port, Some(&config), &around).await?;
+    let host = crate::shared::host().await?;
+    host.install_unit("published.service", "[Service]\nExecStart=/bin/sleep 1000\nTasksMax=77\n").await?;
+    host.systemctl(&["start", "published.service"]).await?;
+    let mut command = host.at_home(built("evenkeel-exporter")?).await?;
+    command.arg(format!("--config.file={}", config.display()));
+    crate::shared::surroundings().await?.apply(&mut command);
+    let exporter = Exporter::start_as(&dir, port, command).await?;
     let rules = dir.join("published-rules.yml");
     fs::write(&rules, RULES)?;
     let scraper = dir.join("prometheus.yml");
@@ -276,7 +283,7 @@ async fn published_rules_work_unchanged() -> Result<()> {
 
     let file: RuleFile = serde_saphyr::from_str(RULES)?;
     let rules: Vec<Rule> = file.groups.into_iter().flat_map(|group| group.rules).collect();
-    ensure!(rules.len() >= 15, "only {} rules", rules.len());
+    ensure!(rules.len() >= 35, "only {} rules", rules.len());
     for rule in &rules {
         let expression = parser::parse(&rule.expr).map_err(anyhow::Error::msg).context(rule.alert.clone())?;
         let mut operands = Vec::new();
@@ -301,7 +308,7 @@ async fn published_rules_work_unchanged() -> Result<()> {
     })
     .await?;
     drop((disk, first, second, exporter));
-    Ok(())
+    host.systemctl(&["stop", "published.service"]).await.map(drop)
 }
 
 /// The parts of an expression that have to give something for it ever to be true.
