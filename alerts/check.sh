@@ -56,6 +56,9 @@ route RemediationEscalated team severity=warning
 route RemediationBreakerOpen log severity=info
 route RemediatorDown team severity=warning
 route RemediatorStateFailing team severity=warning
+route RemediatorPausedLong team severity=warning
+route RemediatorConfigReloadFailed team severity=warning
+route RemediatorStorm team severity=warning
 route RemediationDeliveryFailing team severity=warning
 
 # An alert of somebody else's, without a severity, reaches people and never the remediator.

@@ -1,6 +1,7 @@
 //! Reads a YAML configuration file strictly: what is not understood is an error that names file, line, key and cure.
 //! The values with units are in [`quantity`], secrets in [`secret`]. Not here: what any key means (beside its owner).
 
+mod mask;
 mod quantity;
 mod secret;
 
@@ -63,8 +64,16 @@ impl ConfigError {
         let location = error.location().filter(|location| location.line() > 0);
         let line = location.map(|location| location.line());
         let column = location.map(|location| location.column());
-        let snippet = line.zip(column).and_then(|(line, column)| snippet(text, line, column));
-        Self { line, column, snippet, ..Self::new(origin, explain(error, path)) }
+        // The value of a secret key is not shown, and neither is the line that it stands on, wherever that is.
+        let is_secret = mask::is_secret_path(path);
+        let snippet = line.zip(column).filter(|_| !is_secret);
+        let snippet = snippet.and_then(|(line, column)| snippet_of(text, line, column));
+        let message = if is_secret {
+            format!("`{path}`: this is not what belongs here; its value is not shown, for it may be secret")
+        } else {
+            mask::urls(&explain(error, path))
+        };
+        Self { line, column, snippet, ..Self::new(origin, message) }
     }
 }
 
@@ -219,10 +228,11 @@ fn described(ty: &str) -> &'static str {
     }
 }
 
-/// The line in question with a mark below the column, control characters made harmless.
-fn snippet(text: &str, line: u64, column: u64) -> Option<String> {
+/// The line in question with a mark below the column: secrets masked, control characters made harmless.
+fn snippet_of(text: &str, line: u64, column: u64) -> Option<String> {
     let content = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
     let column = usize::try_from(column).ok()?.checked_sub(1)?;
+    let content = mask::line(content);
     let shown: String =
         content.chars().take(SNIPPET_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let gutter = " ".repeat(line.to_string().len());
@@ -432,6 +442,55 @@ mod tests {
             load::<File>(&binary).expect_err("binary").to_string().ends_with("the file is not UTF-8 text")
         );
         assert!(load::<File>(Path::new("/dev/zero")).expect_err("endless").message.contains("larger than"));
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its errors are of interest")]
+    struct Notify {
+        url: u32,
+        #[serde(default)]
+        on: Mode,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its errors are of interest")]
+    struct Notifying {
+        #[serde(default)]
+        notify: Vec<Notify>,
+    }
+
+    #[test]
+    fn the_value_of_a_secret_key_is_never_shown() {
+        for text in [
+            // Wrong is the key beside it, on the same line.
+            "notify: [{url: https://chat.example/s3cr3t, onn: plan}]\n",
+            "notify:\n  - {url: 'https://chat.example/s3cr3t', on: plann}\n",
+            // Wrong is the secret itself, also on a line of its own and without a scheme.
+            "notify:\n  - url: s3cr3t\n",
+            "notify:\n  - url:\n      s3cr3t\n",
+            "notify:\n  - url: [s3cr3t]\n",
+            // It stands where a key should.
+            "notify:\n  - https://chat.example/s3cr3t: 1\n",
+            "notify: https://chat.example/s3cr3t\n",
+            "https://user:s3cr3t@chat.example/\n",
+            "password: s3cr3t\n",
+            "notify:\n  - {url: 7, bearer_token: s3cr3t}\n",
+            "notify: [{url: \"https://chat.example/s3cr3t\n",
+        ] {
+            let error = parse::<Notifying>("evenkeel.yml", text).expect_err(text);
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("s3cr3t"), "{text}: {shown}");
+            assert!(error.to_string().starts_with("evenkeel.yml"), "{error}");
+        }
+        // What is beside it is shown, and the mark stands where it belongs.
+        let error = parse::<Notifying>("r.yml", "notify: [{url: 1234, onn: plan}]\n").expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "r.yml:1:22: unknown key `notify[0].onn`: expected one of `url`, `on`; did you mean `on`?\n  \
+             1 | notify: [{url: ****, onn: plan}]\n    |                      ^"
+        );
     }
 
     #[test]

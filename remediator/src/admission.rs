@@ -1,5 +1,9 @@
 //! Whether a start is admitted now: exact sliding-log limits in several scopes, the cooldown after an earlier try,
-//! and the breaker after tries that did not help. Pure functions of the log, the history and the time.
+//! and the breaker after tries that did not help. Pure functions of the log, the history and the time. What the host
+//! itself says against it is in [`gates`], a rule's hours in [`hours`].
+
+pub mod gates;
+pub mod hours;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -65,14 +69,90 @@ pub struct Budget {
     pub starts: Vec<Moment>,
 }
 
+/// Why a start is not admitted; the words are metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A window of some scope is full.
+    Limited,
+    /// Too soon after the last try.
+    Cooldown,
+    /// The last tries did not help.
+    Breaker,
+    /// A person has stopped everything.
+    Paused,
+    /// Too many targets are in need at once.
+    Storm,
+    /// The same device is being repaired under another name.
+    Busy,
+    /// Outside the hours that the rule names.
+    Hours,
+    /// The host or the remediator has only just started.
+    Grace,
+    /// The message bus has only just started.
+    BusGrace,
+    /// The engine has only just started.
+    EngineGrace,
+    /// systemd is starting or shutting the host down.
+    SystemState,
+    /// Packages are being installed.
+    PackageManager,
+    /// The host is short of memory, disk time or processors.
+    Pressure,
+}
+
+impl Reason {
+    /// As in metrics and the audit.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Limited => "limited",
+            Self::Cooldown => "cooldown",
+            Self::Breaker => "breaker",
+            Self::Paused => "paused",
+            Self::Storm => "storm",
+            Self::Busy => "busy",
+            Self::Hours => "hours",
+            Self::Grace => "grace",
+            Self::BusGrace => "bus_grace",
+            Self::EngineGrace => "engine_grace",
+            Self::SystemState => "system_state",
+            Self::PackageManager => "package_manager",
+            Self::Pressure => "pressure",
+        }
+    }
+
+    /// How a remediation ends that is not waiting for this to pass.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Limited | Self::Cooldown => Outcome::Limited,
+            _ => Outcome::Blocked,
+        }
+    }
+
+    /// Whether it passes by itself, at a time that only looking again tells.
+    pub fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Busy
+                | Self::Grace
+                | Self::BusGrace
+                | Self::EngineGrace
+                | Self::SystemState
+                | Self::PackageManager
+                | Self::Pressure
+        )
+    }
+}
+
 /// Why a start is not admitted, and when one may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// `limited`, `cooldown` or `breaker`: a metric label.
-    pub reason: &'static str,
+    /// As a word.
+    pub reason: Reason,
+    /// What the reason is about: a scope of the limits, `rule_target`, `rule`, `device` or `host`.
+    pub scope: &'static str,
     /// For people: which limit, how much of it is used.
     pub detail: String,
-    /// How long from now until this reason ends.
+    /// How long from now until this reason ends; when nobody knows, until it is worth looking again.
     pub wait: Duration,
 }
 
@@ -100,7 +180,7 @@ impl Budget {
             let wait = count.checked_sub(1).map_or(limit.window, |oldest| limit.window - ages[oldest]);
             let detail =
                 format!("{} of {} starts in scope {} used ({limit})", used, limit.count, self.scope.label());
-            Some(Refusal { reason: "limited", detail, wait })
+            Some(Refusal { reason: Reason::Limited, scope: self.scope.label(), detail, wait })
         };
         self.limits.iter().filter_map(full).max_by_key(|refusal| refusal.wait)
     }
@@ -121,6 +201,8 @@ pub struct Past {
     pub acted: bool,
     /// How it ended.
     pub outcome: Outcome,
+    /// Whether a person has looked at it since and wants it tried again.
+    pub acked: bool,
     /// When the alert came.
     pub received: Moment,
     /// When it ended.
@@ -156,7 +238,7 @@ impl Default for Restraint {
 pub enum Breaker {
     /// Tries are admitted.
     Closed,
-    /// The hold is over: one try is admitted, and decides.
+    /// The hold is over, or a person has ended it: one try is admitted, and decides.
     HalfOpen,
     /// No try is admitted.
     Open,
@@ -177,10 +259,14 @@ impl Restraint {
     /// Refuses when the breaker is open, or the cooldown after the last try has not passed. `history` is newest first.
     pub fn admits(&self, history: &[Past], now: &Moment) -> Result<(), Refusal> {
         let Some(last) = history.iter().find(|past| past.acted) else { return Ok(()) };
+        if last.acked {
+            return Ok(());
+        }
         let since = last.ended.age(now);
         if self.breaker(history, now) == Breaker::Open {
             return Err(Refusal {
-                reason: "breaker",
+                reason: Reason::Breaker,
+                scope: "rule_target",
                 detail: format!("the last {} tries did not help; a person is needed", self.breaker_after),
                 wait: self.breaker_hold - since,
             });
@@ -189,7 +275,8 @@ impl Restraint {
         if since < cooldown {
             let consecutive = self.consecutive(history);
             return Err(Refusal {
-                reason: "cooldown",
+                reason: Reason::Cooldown,
+                scope: "rule_target",
                 detail: format!("cooling down after {consecutive} consecutive need(s)"),
                 wait: cooldown - since,
             });
@@ -205,10 +292,10 @@ impl Restraint {
         let failures = acted.by_ref().take_while(|past| past.outcome.escalates()).take(tries).count();
         if tries == 0 || failures < tries {
             Breaker::Closed
-        } else if last.ended.age(now) < self.breaker_hold {
-            Breaker::Open
-        } else {
+        } else if last.acked || last.ended.age(now) >= self.breaker_hold {
             Breaker::HalfOpen
+        } else {
+            Breaker::Open
         }
     }
 
@@ -268,7 +355,7 @@ mod tests {
     fn a_window_is_half_open() {
         let one = budget(&["1/10s"], &[100]);
         let refusal = limits(std::slice::from_ref(&one), &at(109)).unwrap_err();
-        assert_eq!((refusal.reason, refusal.wait), ("limited", Duration::from_secs(1)));
+        assert_eq!((refusal.reason, refusal.wait), (Reason::Limited, Duration::from_secs(1)));
         assert_eq!(refusal.detail, "1 of 1 starts in scope rule used (1/10s)");
         // Exactly one window later the start is out.
         assert!(limits(&[one], &at(110)).is_ok());
@@ -315,7 +402,7 @@ mod tests {
     }
 
     fn past(acted: bool, outcome: Outcome, received: i64, ended: i64) -> Past {
-        Past { acted, outcome, received: at(received), ended: at(ended) }
+        Past { acted, outcome, acked: false, received: at(received), ended: at(ended) }
     }
 
     const RULE: Restraint = Restraint {
@@ -348,7 +435,7 @@ mod tests {
         let failed =
             vec![past(true, Outcome::Ineffective, 90_000, 90_100), past(true, Outcome::Ineffective, 0, 100)];
         assert!(bounds(RULE.cooldown_after(&failed), 1200.0));
-        assert_eq!(RULE.admits(&first, &at(101)).unwrap_err().reason, "cooldown");
+        assert_eq!(RULE.admits(&first, &at(101)).unwrap_err().reason, Reason::Cooldown);
         assert!(RULE.admits(&first, &at(100 + 751)).is_ok());
     }
 
@@ -366,11 +453,22 @@ mod tests {
         let open = [bad(1000), past(false, Outcome::Limited, 500, 501), bad(10)];
         assert_eq!(RULE.breaker(&open, &at(1001)), Breaker::Open);
         let refusal = RULE.admits(&open, &at(1001)).unwrap_err();
-        assert_eq!((refusal.reason, refusal.wait), ("breaker", Duration::from_secs(43_199)));
+        assert_eq!((refusal.reason, refusal.wait), (Reason::Breaker, Duration::from_secs(43_199)));
         assert_eq!(RULE.breaker(&open, &at(1000 + 43_200)), Breaker::HalfOpen);
         assert!(RULE.admits(&open, &at(1000 + 43_200)).is_ok());
         // The one try did not help either: open again.
         let again = [bad(50_000), open[0].clone(), open[2].clone()];
         assert_eq!(RULE.breaker(&again, &at(50_001)), Breaker::Open);
+    }
+
+    #[test]
+    fn a_person_who_has_looked_ends_hold_and_cooldown_for_one_try() {
+        let bad = |ended| past(true, Outcome::Ineffective, ended, ended);
+        let acked = Past { acked: true, ..bad(1000) };
+        let history = [acked.clone(), bad(10)];
+        assert_eq!(RULE.breaker(&history, &at(1001)), Breaker::HalfOpen);
+        assert!(RULE.admits(&history, &at(1001)).is_ok());
+        // It did not help either: open again, and the acknowledgement is used up.
+        assert_eq!(RULE.breaker(&[bad(1100), acked, bad(10)], &at(1101)), Breaker::Open);
     }
 }

@@ -7,9 +7,10 @@ use tokio::time::timeout;
 
 use crate::{
     actions::{Check, Failure, Job, Step},
-    admission::Scope,
+    admission::{Refusal, Scope},
+    clock::Moment,
     config::Config,
-    journal::{StepRecord, StepState},
+    journal::{Question, StepRecord, StepState},
     notify::Notifier,
     observe::{Eyes, Host, Observation},
     outcome::Outcome,
@@ -68,6 +69,14 @@ pub struct Stop {
 }
 
 impl Assessor {
+    /// The same under another configuration.
+    #[must_use]
+    pub fn under(&self, config: Arc<Config>) -> Self {
+        let host = config.hosts.first().map(String::as_str).unwrap_or_default();
+        let notifier = self.notifier.to(&config.receivers, host);
+        Self { config, notifier, ..self.clone() }
+    }
+
     /// Looks whether the target is there, may be touched, and is in need.
     ///
     /// # Errors
@@ -92,6 +101,9 @@ impl Assessor {
             Need::Needed => Ok(Sight { seen, target: canonical }),
             Need::NotNeeded(detail) => {
                 Err(Stop { outcome: Outcome::NotNeeded, reason: "already_well", detail, seen: Some(seen) })
+            }
+            Need::Unknown(detail) => {
+                Err(Stop { outcome: Outcome::Blocked, reason: "probe_unknown", detail, seen: Some(seen) })
             }
         }
     }
@@ -125,7 +137,31 @@ impl Assessor {
                     self.config.deletion.as_str()
                 ),
             ),
+            Ok(Check::Go) if action.class() == Class::S2 => self.blast_radius(job).await,
             Ok(check) => check,
+        }
+    }
+
+    /// Whether acting on a unit takes along too much else, or anything that is never touched.
+    async fn blast_radius(&self, job: &Job) -> Check {
+        let most = usize::try_from(self.config.blast_radius).unwrap_or(usize::MAX);
+        let others = match self.eyes.dependents(&job.target, most).await {
+            Err(unseen) => {
+                let detail = format!("what depends on it cannot be seen: {unseen}");
+                return Check::Skip("blast_radius", detail);
+            }
+            Ok(others) => others,
+        };
+        if let Some(denied) = others.iter().find(|unit| self.config.deny.denies(unit)) {
+            let detail = format!("it would take {denied} along, which evenkeel never touches");
+            Check::Skip("blast_radius", detail)
+        } else if others.len() > most {
+            let named = others.iter().take(most).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let detail =
+                format!("it would take more than {most} others along (policy.blast_radius): {named} …");
+            Check::Skip("blast_radius", detail)
+        } else {
+            Check::Go
         }
     }
 
@@ -150,15 +186,50 @@ impl Assessor {
         steps
     }
 
-    /// Every scope that a step counts in, with its windows. `first`: it is the first acting step of its remediation,
+    /// What the journal is asked before a step of this class. `first`: it is the first acting step of its remediation,
     /// which is when the walk itself counts.
-    pub fn scopes(
+    pub fn question(&self, id: i64, rule: &Rule, sight: &Sight, class: Class, first: bool) -> Question {
+        let device = match &sight.seen {
+            Observation::Filesystem(filesystem) => Some(filesystem.device),
+            _ => None,
+        };
+        Question {
+            id,
+            rule: rule.name.clone(),
+            target: sight.target.clone(),
+            device,
+            class,
+            budgets: self.scopes(rule, &sight.target, class, first),
+            restraint: first.then_some(rule.restraint),
+            storm: self.config.storm,
+        }
+    }
+
+    /// Whether the rule's hours and the host itself let a step of this class begin now.
+    ///
+    /// # Errors
+    /// With what speaks against it.
+    pub async fn gates(
         &self,
         rule: &Rule,
-        target: &Target,
         class: Class,
-        first: bool,
-    ) -> Vec<(Scope, Vec<Limit>)> {
+        started: Option<&Moment>,
+        now: &Moment,
+    ) -> Result<(), Refusal> {
+        if !class.acts() {
+            return Ok(());
+        }
+        if let Some(hours) = &rule.hours {
+            hours.admit(now.wall_ms)?;
+        }
+        let mut seen = self.eyes.conditions().await;
+        seen.up = u64::try_from(now.boot_ms).ok().map(Duration::from_millis);
+        seen.running = started.map(|started| started.age(now));
+        self.config.gates.admit(class, &seen)
+    }
+
+    /// Every scope that a step counts in, with its windows.
+    fn scopes(&self, rule: &Rule, target: &Target, class: Class, first: bool) -> Vec<(Scope, Vec<Limit>)> {
         let limits = &self.config.limits;
         let mut scopes =
             vec![(Scope::Class(class), limits.class(class).to_vec()), (Scope::Host, limits.host.clone())];

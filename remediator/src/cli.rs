@@ -1,21 +1,25 @@
 //! The command line. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, error::ErrorKind};
 use evenkeel_host::{
     build,
-    config::ConfigError,
+    config::{ConfigError, PromDuration},
     log::{self, Format},
     web::{Inherited, Listener},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config},
-    explain, generate,
+    control, explain, generate,
     helper::{self, Verb},
     journal, serve, simulate, status,
 };
@@ -84,6 +88,43 @@ enum Command {
         /// The target's name: a unit, a container, a mount point.
         target: String,
     },
+    /// Let a remediation that waits for approval be done.
+    Approve {
+        /// Its number.
+        id: i64,
+    },
+    /// Let a remediation that waits for approval not be done.
+    Reject {
+        /// Its number.
+        id: i64,
+    },
+    /// Begin nothing that acts any more.
+    Pause {
+        /// Why, for whoever finds it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// For how long; until `resume` when not given.
+        #[arg(long = "for", value_name = "DURATION")]
+        lasts: Option<PromDuration>,
+    },
+    /// End a pause, and a storm.
+    Resume,
+    /// Say that somebody has looked at what did not help: one more try is admitted.
+    Ack {
+        /// The rule's name.
+        rule: String,
+        /// The target's name.
+        target: String,
+    },
+    /// Begin a rule by hand; its need, gates and limits decide as for an alert.
+    Trigger {
+        /// The rule's name.
+        rule: String,
+        /// The target's name, where the rule admits more than one.
+        target: Option<String>,
+    },
+    /// Read the configuration again.
+    Reload,
     /// For the template units: do what takes root.
     #[command(hide = true)]
     Helper {
@@ -174,10 +215,39 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
         }
         Command::Generate { what } => generate::write(what, &config, out),
         Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,
+        Command::Approve { id } => {
+            order(&config, &format!("/api/v1/remediations/{id}/approve"), json!({}), out).await
+        }
+        Command::Reject { id } => {
+            order(&config, &format!("/api/v1/remediations/{id}/reject"), json!({}), out).await
+        }
+        Command::Pause { reason, lasts } => {
+            let lasts = lasts.map(|lasts| lasts.to_string());
+            order(&config, "/api/v1/pause", json!({"reason": reason, "for": lasts}), out).await
+        }
+        Command::Resume => order(&config, "/api/v1/resume", json!({}), out).await,
+        Command::Ack { rule, target } => {
+            order(&config, "/api/v1/ack", json!({"rule": rule, "target": target}), out).await
+        }
+        Command::Trigger { rule, target } => {
+            order(&config, "/api/v1/trigger", json!({"rule": rule, "target": target}), out).await
+        }
+        Command::Reload => order(&config, "/-/reload", json!({}), out).await,
         Command::Helper { verb, instance } => {
             helper::run(config, &cli.config_file, verb, &instance, out).await
         }
     }
+}
+
+/// Gives the running remediator an order, and prints what it says.
+async fn order(
+    config: &Config,
+    path: &str,
+    body: serde_json::Value,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let said = control::order(config, path, &body).await?;
+    Ok(writeln!(out, "{said}")?)
 }
 
 async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {
@@ -185,6 +255,7 @@ async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<(
     let _ = rustls::crypto::ring::default_provider().install_default();
     // First of all: from here on a signal ends it in order, and not wherever it is.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let listeners = match inherited {
         Some(inherited) => inherited.listeners()?,
         None => Listener::bind_all(&config.access.listen).await?,
@@ -202,7 +273,14 @@ async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<(
         tracing::info!("stopping: what runs is finished, nothing new is begun");
         signalled.cancel();
     });
-    serve::run(config, listeners, stop).await
+    let hangups = Arc::new(Notify::new());
+    let reload = hangups.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload.notify_one();
+        }
+    });
+    serve::run(config, listeners, hangups, stop).await
 }
 
 fn complain(error: &anyhow::Error) {

@@ -6,7 +6,6 @@ use anyhow::bail;
 use evenkeel_host::config::{ConfigError, PromDuration, format_bytes};
 
 use crate::{
-    admission,
     assess::{Assessor, Planned, Sight},
     clock::{Clock, rfc3339},
     config::Config,
@@ -16,7 +15,7 @@ use crate::{
     policy::Mode,
     rules::{DoneWhen, Rule},
     status::whole,
-    target::Target,
+    target::{Kind, Target},
     text::printable,
 };
 
@@ -42,15 +41,22 @@ pub fn rules(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
 fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Result<()> {
     let join = |parts: Vec<String>| parts.join(", ");
     writeln!(out, "\n{} (mode {})", rule.name, rule.mode.as_str())?;
-    writeln!(out, "  match   {}", join(rule.matchers.iter().map(ToString::to_string).collect()))?;
+    if rule.on_demand() {
+        writeln!(out, "  match   nothing: only `trigger {}` begins it", rule.name)?;
+    } else {
+        writeln!(out, "  match   {}", join(rule.matchers.iter().map(ToString::to_string).collect()))?;
+    }
     let allowed = join(rule.selector.allow.iter().map(ToString::to_string).collect());
-    writeln!(
-        out,
-        "  target  {} named by label {}: {allowed}",
-        rule.selector.kind.as_str(),
-        rule.selector.label
-    )?;
+    let target = match rule.selector.kind {
+        Kind::Host => "this host".to_owned(),
+        kind if rule.on_demand() => format!("{}: {allowed}", kind.as_str()),
+        kind => format!("{} named by label {}: {allowed}", kind.as_str(), rule.selector.label),
+    };
+    writeln!(out, "  target  {target}")?;
     writeln!(out, "  limits  {}", join(rule.limits.iter().map(ToString::to_string).collect()))?;
+    if let Some(hours) = &rule.hours {
+        writeln!(out, "  hours   {hours}")?;
+    }
     for (position, step) in rule.steps.iter().enumerate() {
         let class = step.0.class();
         let blocked = if config.deletion.allows(class) {
@@ -67,13 +73,13 @@ fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Resu
             DoneWhen::NotFailed => "not failed".to_owned(),
             DoneWhen::Stopped => "stopped".to_owned(),
             DoneWhen::Healthy => "healthy".to_owned(),
+            DoneWhen::Completed => "carried out".to_owned(),
         };
-        writeln!(
-            out,
-            "  done    {done} for {}, within {}",
-            PromDuration::new(verify.hold),
-            PromDuration::new(verify.within)
-        )?;
+        let hold = match verify.done {
+            DoneWhen::Completed => String::new(),
+            _ => format!(" for {}", PromDuration::new(verify.hold)),
+        };
+        writeln!(out, "  done    {done}{hold}, within {}", PromDuration::new(verify.within))?;
     }
     Ok(())
 }
@@ -164,11 +170,11 @@ pub(crate) async fn now(
             step.plan
         )?;
     }
-    admission(assessor, rule, &sight, &steps, reader, out)
+    admission(assessor, rule, &sight, &steps, reader, out).await
 }
 
 /// Whether the first acting step would be admitted now.
-fn admission(
+async fn admission(
     assessor: &Assessor,
     rule: &Rule,
     sight: &Sight,
@@ -185,30 +191,33 @@ fn admission(
         return Ok(());
     };
     let now = Clock::default().now();
-    let mut refusal = None;
+    let mut refusals = Vec::new();
+    refusals.extend(assessor.gates(rule, first.class, None, &now).await.err());
     if let Some(reader) = reader {
         let now = reader.on_timeline(&now)?;
-        let mut budgets = Vec::new();
-        for (scope, limits) in assessor.scopes(rule, &sight.target, first.class, true) {
-            let budget = reader.budget(&scope, &limits)?;
-            for (limit, used) in budget.used(&now) {
+        let question = assessor.question(0, rule, sight, first.class, true);
+        for (scope, limits) in &question.budgets {
+            for (limit, used) in reader.budget(scope, limits)?.used(&now) {
                 writeln!(out, "  budget  {}: {used} of {limit} used", scope.label())?;
             }
-            budgets.push(budget);
         }
-        let history = reader.history(&rule.name, rule.selector.kind.as_str(), sight.target.name())?;
-        refusal =
-            rule.restraint.admits(&history, &now).and_then(|()| admission::limits(&budgets, &now)).err();
+        refusals.extend(reader.decide(&question, &now)?.err());
     }
-    let result = match (refusal, rule.mode) {
-        (Some(refusal), _) => format!(
-            "refused ({}): {}; next allowed {}",
-            refusal.reason,
+    for refusal in &refusals {
+        writeln!(
+            out,
+            "  refused ({}, scope {}): {}; next allowed {}",
+            refusal.reason.as_str(),
+            refusal.scope,
             refusal.detail,
             rfc3339(now.wall_after(refusal.wait))
-        ),
-        (None, Mode::Plan) => "mode is plan: it would be recorded, and nothing done".to_owned(),
-        (None, Mode::Auto) => "it would be done".to_owned(),
+        )?;
+    }
+    let result = match (refusals.is_empty(), rule.mode) {
+        (false, _) => "it would not be done now",
+        (true, Mode::Plan) => "mode is plan: it would be recorded, and nothing done",
+        (true, Mode::Approve) => "mode is approve: it would be done when a person approves of it",
+        (true, Mode::Auto) => "it would be done",
     };
     writeln!(out, "  result  {result}")?;
     Ok(())

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::{
     actions::{self, Check, Failure},
     assess::Assessor,
-    config::Config,
+    config::{self, Config},
     explain, instance,
     observe::Host,
     policy::Mode,
@@ -110,6 +110,7 @@ pub async fn run(
         bail!("this is for root: start {} instead", verb.template());
     }
     trust::only_root_changes(config_file).map_err(anyhow::Error::msg)?;
+    trust::only_root_fills(&config::fragments_folder(config_file)).map_err(anyhow::Error::msg)?;
     let (rule, name) = rule_and_target(instance)
         .with_context(|| format!("`{}` names no rule and target", instance.escape_debug()))?;
     let assessor = explain::assessor(config);

@@ -1,28 +1,17 @@
 //! What the remediator says of itself. Events are counted as they happen; what the journal knows is read from it at
 //! each scrape. Labels are bounded: rules, actions, classes, outcomes, reasons; never a target.
 
+mod observed;
+
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_host::{
-    build,
-    metrics::{Block, Family as Values, process},
-};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use crate::{
-    admission::Breaker,
-    assess::Assessor,
-    clock::Clock,
-    journal::{Error, Reader},
-    notify::Delivery,
-    outcome::Outcome,
-    policy::Class,
-    rules::Rule,
-    target::Kind,
-};
+pub use self::observed::observed;
+use crate::{notify::Delivery, outcome::Outcome, rules::Rule, target::Kind};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -50,12 +39,29 @@ struct Inner {
     claimed: Family<Labels, Counter>,
     write_errors: Counter,
     notifications: Family<Labels, Counter>,
+    reload_succeeded: Gauge,
+    reload_at: Gauge,
 }
 
 impl Metrics {
     /// All counters. Those of endings that may come are there at 0, so that the first one shows as an increase.
     pub fn new(rules: &[Rule]) -> Self {
         let inner = Inner::new();
+        for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
+            let result = vec![("result", result.as_str().to_owned())];
+            drop(inner.notifications.get_or_create(&result));
+        }
+        for status in ["firing", "resolved"] {
+            drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
+        }
+        let metrics = Self(Arc::new(inner));
+        metrics.know(rules);
+        metrics
+    }
+
+    /// The endings that these rules may come to, at 0 where they have not been counted yet.
+    pub fn know(&self, rules: &[Rule]) {
+        let inner = &self.0;
         for rule in rules {
             for action in rule.steps.iter().map(|step| &step.0).filter(|action| action.class().acts()) {
                 if action.fits(Kind::Filesystem) {
@@ -68,14 +74,6 @@ impl Metrics {
                 }
             }
         }
-        for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
-            let result = vec![("result", result.as_str().to_owned())];
-            drop(inner.notifications.get_or_create(&result));
-        }
-        for status in ["firing", "resolved"] {
-            drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
-        }
-        Self(Arc::new(inner))
     }
 
     /// A webhook request was answered.
@@ -144,6 +142,14 @@ impl Metrics {
         self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).inc();
     }
 
+    /// The configuration was read: at the start, or again; whether the new one is in force.
+    pub fn reloaded(&self, succeeded: bool) {
+        self.0.reload_succeeded.set(i64::from(succeeded));
+        if succeeded {
+            self.0.reload_at.set(jiff::Timestamp::now().as_second());
+        }
+    }
+
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn notifications(&self, result: Delivery) -> u64 {
@@ -194,6 +200,16 @@ impl Metrics {
             "Messages to receivers, by what became of them",
             this.notifications.clone(),
         );
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration that was read last is in force",
+            this.reload_succeeded.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read",
+            this.reload_at.clone(),
+        );
     }
 }
 
@@ -212,6 +228,8 @@ impl Inner {
             claimed: Family::default(),
             write_errors: Counter::default(),
             notifications: Family::default(),
+            reload_succeeded: Gauge::default(),
+            reload_at: Gauge::default(),
         }
     }
 }
@@ -223,76 +241,4 @@ fn remediation(rule: &str, action: &str, class: &str, outcome: Outcome) -> Label
         ("class", class.to_owned()),
         ("outcome", outcome.as_str().to_owned()),
     ]
-}
-
-/// What the journal knows, as gauges for one scrape, with this process's own figures.
-///
-/// # Errors
-/// When the journal cannot be read.
-pub fn observed(assessor: &Assessor, reader: &Reader, clock: &Clock) -> Result<Block, Error> {
-    let wall_ms = clock.now().wall_ms;
-    let now = reader.on_timeline(&clock.now())?;
-    let (depth, oldest) = reader.queue()?;
-    #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
-    let number = |value: u64| value as f64;
-    #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]
-    let age = oldest.map_or(0.0, |oldest| (wall_ms - oldest).max(0) as f64 / 1000.0);
-    let mut in_progress = Values::gauge(
-        "evenkeel_remediator_in_progress",
-        "Remediations between the reservation of a start and the end of its verification",
-    );
-    let mut escalated = Values::gauge(
-        "evenkeel_remediator_escalated",
-        "Targets whose last remediation did not help: a person is needed",
-    );
-    let mut breaker = Values::gauge(
-        "evenkeel_remediator_breaker_state",
-        "Targets of a rule whose breaker is in this state",
-    );
-    for rule in &assessor.config.rules {
-        let facts = reader.rule_facts(&rule.name)?;
-        in_progress.sample(&[("rule", &rule.name)], number(facts.in_progress));
-        escalated.sample(&[("rule", &rule.name)], number(facts.escalated));
-        let mut states = [(Breaker::Closed, 0), (Breaker::HalfOpen, 0), (Breaker::Open, 0)];
-        for (kind, target) in reader.targets(&rule.name)? {
-            let state = rule.restraint.breaker(&reader.history(&rule.name, &kind, &target)?, &now);
-            for (known, count) in &mut states {
-                *count += u64::from(*known == state);
-            }
-        }
-        for (state, count) in states {
-            breaker.sample(&[("rule", &rule.name), ("state", state.as_str())], number(count));
-        }
-    }
-    let mut budget = Values::gauge(
-        "evenkeel_remediator_budget_remaining",
-        "Starts that a window of a whole-host scope still admits",
-    );
-    for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
-        let scope = crate::admission::Scope::Class(class);
-        for (limit, used) in reader.budget(&scope, assessor.config.limits.class(class))?.used(&now) {
-            let window = evenkeel_host::config::PromDuration::new(limit.window).to_string();
-            let left = f64::from(limit.count) - number(u64::try_from(used).unwrap_or(u64::MAX));
-            budget.sample(&[("scope", scope.label()), ("window", &window)], left.max(0.0));
-        }
-    }
-    let mut families = vec![
-        in_progress,
-        escalated,
-        breaker,
-        budget,
-        Values::gauge("evenkeel_remediator_queue_depth", "Remediations without an outcome")
-            .with(&[], number(depth)),
-        Values::gauge(
-            "evenkeel_remediator_queue_oldest_seconds",
-            "Age of the oldest of them, 0 when there is none",
-        )
-        .with(&[], age),
-        Values::gauge("evenkeel_remediator_build_info", "What this remediator was built from").with(
-            &[("version", build::VERSION), ("revision", build::REVISION), ("rustc", build::RUSTC)],
-            1.0,
-        ),
-    ];
-    families.extend(process());
-    Ok(Block::new(families))
 }

@@ -1,24 +1,22 @@
-//! Tells people: one JSON message per remediation that ended in a way a receiver asked for. A receiver that is down
-//! never holds a remediation up; what cannot be delivered after a few tries is counted and dropped.
+//! Tells people: one JSON message per remediation that ended in a way a receiver asked for, that waits for approval, or
+//! that met a storm. What is said and to whom is here; that it arrives, in [`courier`].
 
-use std::{sync::Arc, time::Duration};
+mod courier;
+
+use std::sync::Arc;
 
 use evenkeel_host::config::Secret;
-use reqwest::{Client, redirect};
-use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::sync::watch;
 
-use crate::{metrics::Metrics, outcome::Outcome, outgoing, text::shell_word};
-
-/// Messages that may wait for one receiver.
-const QUEUE: usize = 100;
-/// How often one message is tried.
-const TRIES: u32 = 4;
-/// How long one try may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Between the first try and the second; four times as long before each further one.
-const PAUSE: Duration = Duration::from_millis(500);
+pub use self::courier::PostOffice;
+use crate::{
+    clock::Clock,
+    journal::{Error, Journal, Letter},
+    metrics::Metrics,
+    outcome::Outcome,
+    text::shell_word,
+};
 
 /// When a receiver wants to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +25,8 @@ pub enum On {
     All,
     /// When a person is needed.
     Escalated,
+    /// When something waits for approval.
+    Approval,
     /// Of one outcome.
     Outcome(Outcome),
 }
@@ -37,18 +37,56 @@ impl<'de> Deserialize<'de> for On {
         match word.as_str() {
             "all" => Ok(Self::All),
             "escalated" => Ok(Self::Escalated),
+            "approval" => Ok(Self::Approval),
             other => other.parse().map(Self::Outcome).map_err(|_| {
                 let outcomes = Outcome::ALL.map(Outcome::as_str).join(", ");
                 serde::de::Error::custom(format!(
-                    "`{other}` is no occasion: write all, escalated, or one of {outcomes}"
+                    "`{other}` is no occasion: write all, escalated, approval, or one of {outcomes}"
                 ))
             }),
         }
     }
 }
 
+/// What there is to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// A remediation has ended.
+    Ended(Outcome),
+    /// One waits for a person to approve of it.
+    Approval,
+    /// Too many targets are in need at once, and nothing is done about any.
+    Storm,
+}
+
+impl Occasion {
+    /// As in the message.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended(outcome) => outcome.as_str(),
+            Self::Approval => "awaiting_approval",
+            Self::Storm => "storm",
+        }
+    }
+
+    /// Whether a person is needed.
+    fn escalates(self) -> bool {
+        match self {
+            Self::Ended(outcome) => outcome.escalates(),
+            Self::Approval => false,
+            Self::Storm => true,
+        }
+    }
+}
+
+impl Serialize for Occasion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// Where to send to, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
     /// The URL; it may hold a secret.
     pub url: Secret,
@@ -59,12 +97,22 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    fn wants(&self, outcome: Outcome) -> bool {
+    fn wants(&self, occasion: Occasion) -> bool {
         self.on.iter().any(|on| match on {
             On::All => true,
-            On::Escalated => outcome.escalates(),
-            On::Outcome(wanted) => *wanted == outcome,
+            On::Escalated => occasion.escalates(),
+            On::Approval => occasion == Occasion::Approval,
+            On::Outcome(wanted) => occasion == Occasion::Ended(*wanted),
         })
+    }
+
+    /// Tells this receiver's waiting messages from others', also after a restart, without the URL, which may hold a
+    /// secret: FNV-1a (draft-eastlake-fnv), which is the same in every build.
+    pub fn key(&self) -> String {
+        let hash = self.url.expose().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
     }
 }
 
@@ -75,12 +123,13 @@ pub struct Notice {
     pub id: i64,
     /// The rule's name.
     pub rule: String,
-    /// filesystem, unit or container.
+    /// filesystem, unit, container or host.
     pub kind: String,
     /// Its name.
     pub target: String,
-    /// How it ended.
-    pub outcome: Outcome,
+    /// What there is to tell: how it ended, `awaiting_approval`, or `storm`.
+    #[serde(rename = "outcome")]
+    pub occasion: Occasion,
     /// Why, as a word.
     pub reason: String,
     /// Why, in a sentence.
@@ -103,6 +152,8 @@ struct Envelope<'a> {
     #[serde(flatten)]
     notice: &'a Notice,
     explain: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approve: Option<String>,
 }
 
 /// What became of one message for one receiver.
@@ -127,141 +178,80 @@ impl Delivery {
     }
 }
 
-/// Queues messages for the receivers.
+/// Writes messages to the receivers.
 #[derive(Clone, Default)]
 pub struct Notifier {
-    receivers: Arc<Vec<(Receiver, mpsc::Sender<String>)>>,
+    receivers: Arc<[Receiver]>,
     host: Arc<str>,
-    metrics: Option<Metrics>,
+    /// None where nothing is ever told: on the command line.
+    post: Option<Post>,
+}
+
+/// Where written messages go.
+#[derive(Clone)]
+pub struct Post {
+    /// Keeps them until they are delivered.
+    pub journal: Journal,
+    /// When they were written.
+    pub clock: Clock,
+    /// Counts what is dropped.
+    pub metrics: Metrics,
+    /// Rung when something was written.
+    pub bell: Arc<watch::Sender<()>>,
 }
 
 impl Notifier {
-    /// Starts one task a receiver; they end after `stop`, when what is queued has been tried.
+    /// Writes for this host, to nobody yet.
+    pub fn new(post: Post) -> Self {
+        Self { post: Some(post), ..Self::default() }
+    }
+
+    /// The same for these receivers, in the name of this host.
+    #[must_use]
+    pub fn to(&self, receivers: &[Receiver], host: &str) -> Self {
+        Self { receivers: receivers.into(), host: host.into(), post: self.post.clone() }
+    }
+
+    /// The messages to those receivers that want to hear of it.
+    pub fn letters(&self, notice: &Notice) -> Vec<Letter> {
+        self.write(notice, |receiver| receiver.wants(notice.occasion))
+    }
+
+    /// Has what was written delivered, and counts what there was no room for.
+    pub fn ring(&self, dropped: u64) {
+        let Some(post) = &self.post else { return };
+        for _ in 0..dropped {
+            post.metrics.notification(Delivery::Dropped);
+        }
+        if dropped > 0 {
+            tracing::warn!(dropped, "notifications dropped: too many wait for their receiver already");
+        }
+        post.bell.send_replace(());
+    }
+
+    /// Tells every receiver, whatever it asked for, and answers how many there are.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
-    pub fn start(
-        receivers: Vec<Receiver>,
-        host: &str,
-        metrics: &Metrics,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> reqwest::Result<Self> {
-        // One message goes to one place: no proxy from the environment, no redirect to elsewhere.
-        let client = outgoing::client(|| {
-            Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT)
-        })?;
-        let queues = receivers.into_iter().map(|receiver| {
-            let (sender, queue) = mpsc::channel(QUEUE);
-            let courier = Courier {
-                client: client.clone(),
-                receiver: receiver.clone(),
-                metrics: metrics.clone(),
-                pause: PAUSE,
-                stop: stop.clone(),
-            };
-            tasks.spawn(courier.deliver(queue));
-            (receiver, sender)
-        });
-        Ok(Self { receivers: Arc::new(queues.collect()), host: host.into(), metrics: Some(metrics.clone()) })
+    /// When the message is not on disk.
+    pub async fn tell_all(&self, notice: &Notice) -> Result<usize, Error> {
+        let letters = self.write(notice, |_| true);
+        let told = letters.len();
+        if let Some(post) = self.post.as_ref().filter(|_| told > 0) {
+            let dropped = post.journal.post(letters, post.clock.now()).await?;
+            self.ring(dropped);
+        }
+        Ok(told)
     }
 
-    /// Tells the receivers that want to hear of this outcome.
-    pub fn tell(&self, notice: &Notice) {
-        self.queue(notice, |receiver| receiver.wants(notice.outcome));
-    }
-
-    /// Tells every receiver, and answers how many there are.
-    pub fn tell_all(&self, notice: &Notice) -> usize {
-        self.queue(notice, |_| true)
-    }
-
-    fn queue(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> usize {
+    fn write(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> Vec<Letter> {
         let explain = format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target));
-        let envelope = Envelope { version: "1", host: &self.host, notice, explain };
-        let Ok(body) = serde_json::to_string(&envelope) else { return 0 };
-        let mut told = 0;
-        for (receiver, queue) in self.receivers.iter().filter(|(receiver, _)| wants(receiver)) {
-            told += 1;
-            if queue.try_send(body.clone()).is_err() {
-                tracing::warn!(receiver = %host_of(&receiver.url), id = notice.id, "notification dropped: its queue is full");
-                if let Some(metrics) = &self.metrics {
-                    metrics.notification(Delivery::Dropped);
-                }
-            }
-        }
-        told
+        let approve = (notice.occasion == Occasion::Approval)
+            .then(|| format!("evenkeel-remediator approve {}", notice.id));
+        let envelope = Envelope { version: "1", host: &self.host, notice, explain, approve };
+        let Ok(body) = serde_json::to_string(&envelope) else { return Vec::new() };
+        let receivers = self.receivers.iter().filter(|receiver| wants(receiver));
+        receivers.map(|receiver| Letter { receiver: receiver.key(), body: body.clone() }).collect()
     }
-}
-
-/// Sends one receiver's messages.
-struct Courier {
-    client: Client,
-    receiver: Receiver,
-    metrics: Metrics,
-    pause: Duration,
-    stop: CancellationToken,
-}
-
-impl Courier {
-    /// One after the other, until the queue is closed; after `stop`, until it is empty.
-    async fn deliver(self, mut queue: mpsc::Receiver<String>) {
-        loop {
-            let body = tokio::select! {
-                body = queue.recv() => body,
-                () = self.stop.cancelled() => queue.try_recv().ok(),
-            };
-            let Some(body) = body else { return };
-            self.metrics.notification(self.try_hard(&body).await);
-        }
-    }
-
-    async fn try_hard(&self, body: &str) -> Delivery {
-        let mut pause = self.pause;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.send(body).await {
-                Ok(()) => return Delivery::Delivered,
-                Err(error) if tries == TRIES || self.stop.is_cancelled() => {
-                    let receiver = host_of(&self.receiver.url);
-                    tracing::warn!(%receiver, error, tries, "notification not delivered");
-                    return Delivery::Failed;
-                }
-                Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause *= 4;
-        }
-    }
-
-    /// One try; otherwise why it failed, without the URL, which may hold a secret.
-    async fn send(&self, body: &str) -> Result<(), String> {
-        let mut request = self
-            .client
-            .post(self.receiver.url.expose())
-            .header("content-type", "application/json")
-            .body(body.to_owned());
-        if let Some(token) = &self.receiver.bearer_token {
-            request = request.bearer_auth(token.expose());
-        }
-        let status = request.send().await.map_err(|error| chain(&error.without_url()))?.status();
-        // A redirect is not followed, and so nobody has read the message.
-        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
-    }
-}
-
-/// An error with its causes: the outer one alone says "error sending request".
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// The part of a URL that may be logged.
-fn host_of(url: &Secret) -> String {
-    reqwest::Url::parse(url.expose())
-        .ok()
-        .and_then(|url| url.host_str().map(str::to_owned))
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@ use std::{
 };
 
 use evenkeel_host::{
-    docker::{Docker, Health},
+    docker::{Docker, Health, Object},
     filesystem::Prober,
     systemd::Systemd,
 };
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::target::{Kind, Target};
+use crate::{
+    admission::gates::Conditions,
+    target::{Kind, Target},
+};
 
 /// What was seen of a target. Written to the audit as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,15 @@ pub enum Observation {
     Unit(Unit),
     /// A container, by the engine.
     Container(Container),
+    /// The host as a whole.
+    Host(HostState),
+}
+
+/// What rules about no single thing are needed by.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HostState {
+    /// Build cache that nothing uses, in bytes; not known where the engine does not say.
+    pub build_cache_bytes: Option<u64>,
 }
 
 /// A filesystem's figures, in bytes and as ratios.
@@ -110,7 +122,7 @@ impl Observation {
     /// says by itself whether it is full, not whether it is too full.
     pub fn is_unwell(&self) -> bool {
         match self {
-            Self::Filesystem(_) => false,
+            Self::Filesystem(_) | Self::Host(_) => false,
             Self::Unit(unit) => unit.is_failed() || unit.is_looping(),
             Self::Container(container) => container.state == "running" && container.health == "unhealthy",
         }
@@ -148,6 +160,12 @@ impl Observation {
                 }
                 text
             }
+            Self::Host(HostState { build_cache_bytes: Some(bytes) }) => {
+                format!("{} of unused build cache", evenkeel_host::config::format_bytes(*bytes))
+            }
+            Self::Host(HostState { build_cache_bytes: None }) => {
+                "how much build cache there is, is not known".to_owned()
+            }
         }
     }
 }
@@ -173,10 +191,22 @@ pub struct Unseen(pub String);
 pub trait Eyes: Send + Sync {
     /// One look, bounded in time.
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observation, Unseen>>;
+
+    /// What acting on a target may take along: at most `most` others and one more, bounded in time.
+    fn dependents<'a>(
+        &'a self,
+        target: &'a Target,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Vec<String>, Unseen>>;
+
+    /// One look round for what speaks against acting at all, bounded in time.
+    fn conditions(&self) -> BoxFuture<'_, Conditions>;
 }
 
 /// How long one look may take. A host in trouble answers slowly; a hung one not at all.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The engine counts its disk usage by walking its folders.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// This host's sources. Shared with the actions, which bring the hands.
 #[derive(Clone)]
@@ -244,6 +274,12 @@ impl Host {
         })
     }
 
+    async fn whole(&self) -> HostState {
+        let usage = self.docker.disk_usage(&[Object::BuildCache]).await;
+        let cache = usage.ok().and_then(|usage| usage.get(Object::BuildCache));
+        HostState { build_cache_bytes: cache.map(|cache| cache.reclaimable_bytes) }
+    }
+
     async fn container(&self, name: &str) -> Result<Container, Unseen> {
         let unseen = |error: evenkeel_host::docker::Error| Unseen(format!("docker: {error}"));
         let Some(container) = self.docker.inspect(name).await.map_err(unseen)? else {
@@ -269,18 +305,40 @@ impl Host {
 }
 
 impl Eyes for Host {
+    fn dependents<'a>(
+        &'a self,
+        target: &'a Target,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Vec<String>, Unseen>> {
+        Box::pin(async move {
+            if target.kind() != Kind::Unit {
+                return Ok(Vec::new());
+            }
+            tokio::time::timeout(LOOK_TIMEOUT, self.systemd.dependents(target.name(), most))
+                .await
+                .map_err(|_| Unseen(format!("systemd did not answer within {LOOK_TIMEOUT:?}")))?
+                .map_err(|error| Unseen(format!("systemd: {error}")))
+        })
+    }
+
+    fn conditions(&self) -> BoxFuture<'_, Conditions> {
+        Box::pin(self.look_round())
+    }
+
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observation, Unseen>> {
         Box::pin(async move {
+            let limit = if target.kind() == Kind::Host { COUNT_TIMEOUT } else { LOOK_TIMEOUT };
             let look = async {
                 Ok(match target.kind() {
                     Kind::Filesystem => Observation::Filesystem(self.filesystem(target.name()).await?),
                     Kind::Unit => Observation::Unit(self.unit(target.name()).await?),
                     Kind::Container => Observation::Container(self.container(target.name()).await?),
+                    Kind::Host => Observation::Host(self.whole().await),
                 })
             };
-            tokio::time::timeout(LOOK_TIMEOUT, look)
+            tokio::time::timeout(limit, look)
                 .await
-                .unwrap_or_else(|_| Err(Unseen(format!("{target} did not answer within {LOOK_TIMEOUT:?}"))))
+                .unwrap_or_else(|_| Err(Unseen(format!("{target} did not answer within {limit:?}"))))
         })
     }
 }

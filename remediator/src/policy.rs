@@ -51,6 +51,8 @@ pub enum Mode {
     /// Says exactly what it would do, and does nothing.
     #[default]
     Plan,
+    /// Says what it would do, and does it when a person approves of it in time.
+    Approve,
     /// Acts within the limits.
     Auto,
 }
@@ -60,6 +62,7 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Plan => "plan",
+            Self::Approve => "approve",
             Self::Auto => "auto",
         }
     }

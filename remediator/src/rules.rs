@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     actions::Step,
-    admission::Restraint,
+    admission::{Restraint, hours::Hours},
     matcher::Matcher,
     observe::Observation,
     policy::{Class, DenyList, Limit, Mode},
@@ -16,24 +16,39 @@ use crate::{
 pub struct Rule {
     /// Its name; unique.
     pub name: String,
-    /// All must match.
+    /// All must match. Empty for a rule that only people trigger.
     pub matchers: Vec<Matcher>,
     /// How far it may go: the lower of its own mode and the policy's.
     pub mode: Mode,
     /// What it may be about.
     pub selector: Selector,
-    /// At which usage a filesystem is in need, as a ratio.
-    pub usage_above: f64,
+    /// When its target is in need.
+    pub needed: NeededWhen,
     /// Starts of this rule on one target.
     pub limits: Vec<Limit>,
     /// Starts of this rule on all its targets.
     pub rule_limits: Vec<Limit>,
     /// Cooldown and breaker.
     pub restraint: Restraint,
+    /// When it may act; always where not set.
+    pub hours: Option<Hours>,
     /// Tried in this order until it is done.
     pub steps: Vec<Step>,
     /// When it is done; rules that only observe have none.
     pub verify: Option<Verify>,
+}
+
+/// When a target is in need.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NeededWhen {
+    /// Usage of the filesystem above this ratio.
+    UsageAbove(f64),
+    /// The unit is failed or looping, or the container runs and is unhealthy.
+    Unwell,
+    /// More build cache than this that nothing uses, in bytes.
+    BuildCacheAbove(u64),
+    /// Whenever it is triggered.
+    Always,
 }
 
 /// What must be seen, and for how long, before a repair counts.
@@ -60,6 +75,8 @@ pub enum DoneWhen {
     Stopped,
     /// The container is healthy, or runs and has no healthcheck.
     Healthy,
+    /// The action has been carried out: for rules that are no repair.
+    Completed,
 }
 
 /// Whether something must be done.
@@ -69,12 +86,24 @@ pub enum Need {
     Needed,
     /// No: why, for people.
     NotNeeded(String),
+    /// It could not be told: why, for people.
+    Unknown(String),
 }
 
 impl Rule {
     /// Whether an alert with these labels is this rule's.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.matchers.iter().all(|matcher| matcher.matches(labels))
+        !self.on_demand() && self.matchers.iter().all(|matcher| matcher.matches(labels))
+    }
+
+    /// Whether only people trigger it.
+    pub fn on_demand(&self) -> bool {
+        self.matchers.is_empty()
+    }
+
+    /// Whether it may interrupt a service by itself or with approval: what a storm is counted by.
+    pub fn interrupts(&self) -> bool {
+        self.mode > Mode::Plan && self.steps.iter().any(|step| step.0.class() == Class::S2)
     }
 
     /// Whether any step changes the host.
@@ -85,6 +114,11 @@ impl Rule {
     /// The highest class among the steps.
     pub fn class(&self) -> Class {
         self.steps.iter().map(|step| step.0.class()).max().unwrap_or(Class::S0)
+    }
+
+    /// Whether it is no repair, and done when its steps have been carried out.
+    pub fn is_done_when_completed(&self) -> bool {
+        self.verify.is_some_and(|verify| verify.done == DoneWhen::Completed)
     }
 
     /// The target under its canonical name, when that may be touched too: an alias must not lead around the lists.
@@ -114,11 +148,20 @@ impl Rule {
         if !self.acts() {
             return Need::Needed;
         }
-        let needed = match seen {
-            Observation::Filesystem(filesystem) => filesystem.used_ratio > self.usage_above,
-            Observation::Unit(_) | Observation::Container(_) => {
+        let needed = match (self.needed, seen) {
+            (NeededWhen::Always, _) => true,
+            (NeededWhen::UsageAbove(mark), Observation::Filesystem(filesystem)) => {
+                filesystem.used_ratio > mark
+            }
+            (NeededWhen::Unwell, Observation::Unit(_) | Observation::Container(_)) => {
                 self.steps.iter().any(|step| step.0.class().acts() && step.0.is_for(seen))
             }
+            (NeededWhen::BuildCacheAbove(most), Observation::Host(host)) => match host.build_cache_bytes {
+                Some(bytes) => bytes > most,
+                None => return Need::Unknown(seen.summary()),
+            },
+            // Checked at load: what it is needed by goes with what it is about.
+            _ => false,
         };
         if needed { Need::Needed } else { Need::NotNeeded(seen.summary()) }
     }

@@ -5,23 +5,24 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use evenkeel_host::{
     build,
-    web::{self, Limits, Listener},
+    web::{self, Caller, Limits, ListenAddress, Listener, Security},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     assess::Assessor,
     clock::Clock,
     config::Config,
+    control::{self, Control, Reloader},
     journal::Journal,
     metrics::Metrics,
-    notify::Notifier,
+    notify::{Notifier, Post, PostOffice},
     observe::Host,
     policy::Mode,
     server::{Room, Server},
     walk::Walker,
-    worker::Worker,
+    worker::{Bell, Worker},
 };
 
 /// Between two looks of a verification.
@@ -29,48 +30,68 @@ const PACE: Duration = Duration::from_secs(1);
 /// How long freed space may take to show in statvfs.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is set.
+/// Serves until `stop` is set. Reads the configuration again whenever `hangups` is notified.
 ///
 /// # Errors
 /// When the state cannot be opened or the HTTP client not be made.
-pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    listeners: Vec<Listener>,
+    hangups: Arc<Notify>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let journal = Journal::open(&config.state_dir)
         .with_context(|| format!("cannot open the state in {}", config.state_dir.display()))?;
     let tasks = TaskTracker::new();
     let host = Host::local();
-    let name = config.hosts.first().cloned().unwrap_or_default();
+    let clock = Clock::default();
+    let metrics = Metrics::new(&config.rules);
+    metrics.reloaded(true);
     // Messages about the last remediations are sent after the worker has ended.
     let notifier_stop = CancellationToken::new();
-    let metrics = Metrics::new(&config.rules);
-    let notifier = Notifier::start(config.receivers.clone(), &name, &metrics, &tasks, &notifier_stop)?;
+    let post = Post {
+        journal: journal.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        bell: Arc::new(watch::Sender::new(())),
+    };
+    greet(&config);
+    let reports = config.state_dir.join("reports");
+    let (changes, live) = watch::channel(Arc::new(config));
+    let config = Arc::clone(&live.borrow());
+    tasks.spawn(PostOffice::new(post.clone(), live.clone(), notifier_stop.clone())?.run());
     let assessor = Assessor {
-        reports: config.state_dir.join("reports"),
-        config: Arc::new(config),
+        reports,
+        config: config.clone(),
         eyes: Arc::new(host.clone()),
         host,
-        notifier,
-    };
-    greet(&assessor.config);
-    let bell = Arc::new(Notify::new());
+        notifier: Notifier::new(post),
+    }
+    .under(config);
+    let bell = Bell::default();
     let walker = Walker {
-        assessor: assessor.clone(),
+        assessor,
         journal: journal.clone(),
-        clock: Clock::default(),
+        clock: clock.clone(),
         metrics: metrics.clone(),
         pace: PACE,
         settle: SETTLE,
+        started: Some(clock.now()),
         stop: stop.clone(),
     };
-    let worker = tokio::spawn(Worker::new(walker, bell.clone()).run());
-    let server = Server {
-        assessor,
-        journal,
-        clock: Clock::default(),
-        metrics,
-        bell,
-        stop: stop.clone(),
-        room: Room::default(),
+    let worker = tokio::spawn(Worker::new(walker, live.clone(), bell.clone()).run());
+    let reloader = Arc::new(Reloader::new(changes, metrics.clone()));
+    let control = Control {
+        journal: journal.clone(),
+        live: live.clone(),
+        clock: clock.clone(),
+        bell: bell.clone(),
+        reloader,
     };
+    tasks.spawn(take_orders(control.clone(), stop.clone()));
+    tasks.spawn(heed_hangups(hangups, control.clone(), stop.clone()));
+    let server =
+        Server { live, journal, clock, metrics, bell, stop: stop.clone(), room: Room::default(), control };
     let security = server.security();
     let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();
@@ -86,6 +107,34 @@ pub async fn run(config: Config, listeners: Vec<Listener>, stop: CancellationTok
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     worked.context("the worker broke off")?.context("the state is lost")
+}
+
+/// Serves the command line on this host. Without its socket everything else goes on.
+async fn take_orders(control: Control, stop: CancellationToken) {
+    let path = control.live.borrow().state_dir.join(control::SOCKET);
+    match Listener::bind(&ListenAddress::Unix(path)).await {
+        Ok(listener) => {
+            let handler = move |request, caller: Caller| control.clone().answer_local(request, caller.peer);
+            web::serve(vec![listener], Limits::default(), Security::default(), handler, stop).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "the command line cannot approve, pause, trigger or reload");
+        }
+    }
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn heed_hangups(hangups: Arc<Notify>, control: Control, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = hangups.notified() => {}
+            () = stop.cancelled() => return,
+        }
+        // What is wrong with it has been logged, and is in the metrics.
+        if control.reloader.reload().await.is_ok() {
+            control.bell.urge();
+        }
+    }
 }
 
 /// Says at the start what it is going to do.

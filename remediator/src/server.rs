@@ -11,16 +11,17 @@ use hyper::{HeaderMap, Method, StatusCode, header};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    assess::Assessor,
     clock::Clock,
-    config::Access,
+    config::{Access, Config},
+    control::{self, Control},
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     webhook::{BODY_MAX, Delivery, Meaning},
+    worker::Bell,
 };
 
 /// Room for bodies that are being read and taken at the same time, in MiB.
@@ -54,8 +55,8 @@ impl Room {
 /// What the routes need.
 #[derive(Clone)]
 pub struct Server {
-    /// The configuration and the eyes.
-    pub assessor: Assessor,
+    /// The configuration in force.
+    pub live: watch::Receiver<Arc<Config>>,
     /// The durable memory.
     pub journal: Journal,
     /// The time.
@@ -63,25 +64,30 @@ pub struct Server {
     /// The counters.
     pub metrics: Metrics,
     /// Rung when a delivery opened something.
-    pub bell: Arc<Notify>,
+    pub bell: Bell,
     /// Set when the process is to end.
     pub stop: CancellationToken,
     /// How much may be under way.
     pub room: Room,
+    /// Carries out what people order.
+    pub control: Control,
 }
 
 impl Server {
     /// TLS and logins as configured; a bearer token stands for a login.
     pub fn security(&self) -> Security {
-        let config = Arc::clone(&self.assessor.config);
-        let accepts = move |headers: &HeaderMap| authorized(&config.access.tokens, headers);
-        self.assessor.config.access.security.clone().accepting(accepts)
+        let live = self.live.clone();
+        let accepts = move |headers: &HeaderMap| {
+            let access = &live.borrow().access;
+            authorized(&access.tokens, headers) || authorized(&access.write_tokens, headers)
+        };
+        self.config().access.security.clone().accepting(accepts)
     }
 
     /// Answers one request.
     pub async fn answer(self, request: Request, caller: Caller) -> Response {
         let path = request.uri().path();
-        if is_stranger(&self.assessor.config.access, &caller) && !caller.peer.is_local() {
+        if is_stranger(&self.config().access, &caller) && !caller.peer.is_local() {
             return unauthorized();
         }
         match (path.strip_suffix('/').unwrap_or(path), request.method()) {
@@ -96,12 +102,33 @@ impl Server {
             ("/-/healthy", &Method::GET | &Method::HEAD) => reply::text(StatusCode::OK, "healthy\n"),
             ("/-/ready", &Method::GET | &Method::HEAD) => self.ready(),
             ("/metrics" | "/-/healthy" | "/-/ready", _) => reply::method_not_allowed("GET, HEAD"),
+            (path, _) if control::is_order(path) => self.order(request, &caller).await,
             _ => reply::not_found(),
         }
     }
 
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.live.borrow())
+    }
+
+    /// Carries out an order of whoever has a token of the write scope; there is no way round one, whatever `auth` says.
+    async fn order(&self, request: Request, caller: &Caller) -> Response {
+        let config = self.config();
+        if authorized(&config.access.write_tokens, request.headers()) {
+            self.control.answer(request, format!("HTTP {}", caller.peer)).await
+        } else if is_stranger(&config.access, caller) || config.access.open {
+            unauthorized()
+        } else {
+            reply::text(
+                StatusCode::FORBIDDEN,
+                "this lets alerts be delivered; orders need a token of `server.write_token_files`\n",
+            )
+        }
+    }
+
     async fn webhook(&self, request: Request, caller: &Caller) -> Response {
-        if is_stranger(&self.assessor.config.access, caller) {
+        if is_stranger(&self.config().access, caller) {
             return unauthorized();
         }
         if request.method() != Method::POST {
@@ -139,7 +166,8 @@ impl Server {
     /// Takes a delivery: on disk before the 200.
     async fn accept(&self, delivery: &Delivery, local: bool) -> Response {
         let (mut ours, mut ignored, mut received) = (Vec::new(), Vec::new(), Vec::new());
-        for (alert, meaning) in delivery.meanings(&self.assessor.config, local) {
+        let config = self.config();
+        for (alert, meaning) in delivery.meanings(&config, local) {
             received.push(alert.is_firing());
             match meaning {
                 Meaning::Ours(alert) => ours.push(alert),
@@ -148,10 +176,10 @@ impl Server {
         }
         let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});
         if !ours.is_empty() {
-            match self.journal.accept(ours, self.clock.now()).await {
+            match self.journal.accept(ours, config.open_max, self.clock.now()).await {
                 Ok(Accepted::Taken(tally)) => {
                     if tally.opened > 0 {
-                        self.bell.notify_one();
+                        self.bell.ring();
                     }
                 }
                 Ok(Accepted::TooMany) => {
@@ -186,7 +214,7 @@ impl Server {
         self.metrics.register(&mut registry);
         let mut blocks = vec![
             Arc::new(Block::of_registry(&registry)),
-            Arc::new(Block::new(self.assessor.config.access.security.families())),
+            Arc::new(Block::new(self.config().access.security.families())),
         ];
         // Without a look into the journal the counters are true all the same.
         match Arc::clone(&self.room.looks).try_acquire_owned() {
@@ -197,7 +225,7 @@ impl Server {
                 let server = self.clone();
                 let observed = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
-                    metrics::observed(&server.assessor, &server.journal.reader()?, &server.clock)
+                    metrics::observed(&server.config(), &server.journal.reader()?, &server.clock)
                 });
                 match observed.await {
                     Ok(Ok(block)) => blocks.push(Arc::new(block)),
@@ -296,7 +324,9 @@ mod tests {
             systemd_socket: false,
             security: Security::default(),
             token_file: None,
+            web_config_file: None,
             tokens: tokens.iter().map(|token| Secret::new(*token)).collect(),
+            write_tokens: Vec::new(),
             open,
         };
         let (open, certified) = (access(true, &[]), access(false, &[]));

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::{
     admission::{Breaker, Scope},
-    clock::{Clock, rfc3339},
+    clock::{Clock, Moment, rfc3339},
     config::Config,
-    journal::{Reader, Record, StepRecord},
+    journal::{HaltKind, Reader, Record, StepRecord},
     policy::Class,
 };
 
@@ -29,6 +29,7 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
         config.deletion.as_str(),
         config.rules.len()
     )?;
+    halts(&reader, &now, out)?;
     let open = reader.open_remediations()?;
     writeln!(out, "\nopen: {}", if open.is_empty() { "none".to_owned() } else { open.len().to_string() })?;
     for remediation in &open {
@@ -60,12 +61,27 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
         }
     }
     for rule in &config.rules {
-        for (kind, target) in reader.targets(&rule.name)? {
-            let state = rule.restraint.breaker(&reader.history(&rule.name, &kind, &target)?, &now);
+        for (kind, target, state) in reader.breakers(&rule.name, &rule.restraint, &now)? {
             if state != Breaker::Closed {
                 writeln!(out, "\nbreaker of {} on {kind} {target}: {}", rule.name, state.as_str())?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Why nothing is begun, where that is so.
+pub(crate) fn halts(reader: &Reader, now: &Moment, out: &mut impl Write) -> anyhow::Result<()> {
+    for halt in reader.halts(now)? {
+        let what = match halt.what {
+            HaltKind::Pause => format!("PAUSED by {}", halt.author),
+            HaltKind::Storm => "STORM".to_owned(),
+        };
+        let until = halt.left.map_or_else(
+            || "until somebody resumes".to_owned(),
+            |left| format!("until {}", rfc3339(Clock::default().now().wall_after(left))),
+        );
+        writeln!(out, "{what} since {}, {until}: {}", rfc3339(halt.since_wall_ms), halt.reason)?;
     }
     Ok(())
 }
@@ -163,6 +179,13 @@ pub(crate) fn whole(remediation: &Record, steps: &[StepRecord], out: &mut impl W
         n => format!("{n} alerts, the last {}", rfc3339(remediation.last_seen_wall_ms)),
     };
     writeln!(out, "    received {}, {deliveries}", rfc3339(remediation.received_wall_ms))?;
+    for (what, author) in
+        [("decided by", &remediation.decided_by), ("acknowledged by", &remediation.acked_by)]
+    {
+        if let Some(author) = author {
+            writeln!(out, "    {what} {author}")?;
+        }
+    }
     if let Some(resolved) = remediation.resolved_wall_ms {
         writeln!(out, "    the alert said resolved {}", rfc3339(resolved))?;
     }

@@ -18,15 +18,23 @@ pub enum Kind {
     Unit,
     /// A Docker container, by its name.
     Container,
+    /// The host as a whole, for rules about no single thing.
+    Host,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Filesystem, Self::Unit, Self::Container, Self::Host];
+    /// The only name of the host as a whole.
+    pub const HOST: &str = "host";
+
     /// As in the configuration and the audit.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Filesystem => "filesystem",
             Self::Unit => "unit",
             Self::Container => "container",
+            Self::Host => "host",
         }
     }
 
@@ -49,6 +57,7 @@ impl Kind {
                     && name.starts_with(|first: char| first.is_ascii_alphanumeric())
                     && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
             }
+            Self::Host => name == Self::HOST,
         }
     }
 }
@@ -112,6 +121,19 @@ impl NoTarget {
 }
 
 impl Selector {
+    /// The host as a whole; no label names it.
+    pub fn host() -> Self {
+        Self { kind: Kind::Host, label: String::new(), allow: Kind::HOST.parse().into_iter().collect() }
+    }
+
+    /// The one target that it admits, where that is only one.
+    pub fn only(&self) -> Option<Target> {
+        match self.allow.as_slice() {
+            [one] if one.is_literal() => self.admit(&one.to_string()).ok(),
+            _ => None,
+        }
+    }
+
     /// The target that these labels name.
     ///
     /// # Errors

@@ -26,6 +26,24 @@ pub fn only_root_changes(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// The same of a folder and of all that is in it. Here nobody else may even add a file.
+///
+/// # Errors
+/// As [`only_root_changes`]; a folder that is not there is fine.
+pub fn only_root_fills(folder: &Path) -> Result<(), String> {
+    let said = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
+    let metadata = match fs::metadata(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata.map_err(|error| said(&error))?,
+    };
+    judge(metadata.uid(), metadata.mode(), false).map_err(|wrong| said(&wrong))?;
+    only_root_changes(folder)?;
+    for entry in fs::read_dir(folder).map_err(|error| said(&error))? {
+        only_root_changes(&entry.map_err(|error| said(&error))?.path())?;
+    }
+    Ok(())
+}
+
 fn judge(owner: u32, mode: u32, is_folder: bool) -> Result<(), String> {
     if owner != 0 {
         Err(format!("it belongs to uid {owner} and not to root"))
@@ -50,6 +68,13 @@ mod tests {
         assert!(judge(0, 0o100_646, false).is_err());
         assert!(judge(0, 0o101_666, false).is_err(), "the bit means nothing on a file");
         assert!(judge(1000, 0o100_600, false).unwrap_err().contains("uid 1000"));
+    }
+
+    #[test]
+    fn a_folder_that_others_may_add_to_is_not_trusted() {
+        assert_eq!(only_root_fills(Path::new("/no/such/folder")), Ok(()));
+        let wrong = only_root_fills(Path::new("/tmp")).unwrap_err();
+        assert!(wrong.starts_with("/tmp: others than root may write to it"), "{wrong}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! Every transition that matters is on disk before it happens. Here: from wherever it stands to the ladder; the ladder
 //! itself is in `ladder`, the ends in `ending`.
 
+mod approval;
 mod ending;
 mod ladder;
 #[cfg(test)]
@@ -14,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use self::ladder::{Effect, Way};
 use crate::{
     assess::{Assessor, Sight},
-    clock::Clock,
-    journal::{Error, Journal, Phase, Record, Renamed, StepState},
+    clock::{Clock, Moment},
+    journal::{End, Error, Journal, Phase, Record, Renamed, StepState},
     metrics::Metrics,
     outcome::Outcome,
     policy::Mode,
@@ -38,6 +39,8 @@ pub struct Walker {
     pub pace: Duration,
     /// How long freed space may take to show.
     pub settle: Duration,
+    /// When the process began.
+    pub started: Option<Moment>,
     /// Set when the process is to end.
     pub stop: CancellationToken,
 }
@@ -75,9 +78,8 @@ impl Walker {
             match self.effect(rule, &target, remediation.before.as_ref(), way.unknown).await {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
-                    return self
-                        .end(&remediation, rule, &way, Outcome::Succeeded, "verified", "", Some(after))
-                        .await;
+                    let end = End::new(Outcome::Succeeded, "verified", "", Some(after));
+                    return self.end(&remediation, rule, &way, end).await;
                 }
                 // An interrupted step is never done again blindly; the next one may be.
                 Effect::NotWell(_) => position += usize::from(interrupted),
@@ -91,10 +93,8 @@ impl Walker {
             Ok(sight) if !self.same_ladder(remediation.id, rule, &sight).await? => {
                 if way.acted {
                     let detail = "the rule's steps changed after this began, and it is not well";
-                    let seen = Some(sight.seen);
-                    return self
-                        .end(&remediation, rule, &way, Outcome::Unknown, "rule_changed", detail, seen)
-                        .await;
+                    let end = End::new(Outcome::Unknown, "rule_changed", detail, Some(sight.seen));
+                    return self.end(&remediation, rule, &way, end).await;
                 }
                 self.journal.forget_steps(remediation.id).await?;
                 self.judged(&remediation, rule, sight, 0, way).await
@@ -112,11 +112,12 @@ impl Walker {
         position: usize,
         way: Way,
     ) -> Result<Next, Error> {
-        // A rule that only observes does so in every mode.
-        if rule.mode == Mode::Plan && rule.acts() && !way.acted {
-            self.plan(remediation, rule, &sight).await
-        } else {
-            self.ladder(remediation, rule, sight, position, way).await
+        // A rule that only observes does so in every mode, and what has begun is not begun again.
+        match rule.mode {
+            _ if !rule.acts() || way.acted => self.ladder(remediation, rule, sight, position, way).await,
+            Mode::Plan => self.plan(remediation, rule, &sight).await,
+            Mode::Approve => self.approval(remediation, rule, sight, position, way).await,
+            Mode::Auto => self.ladder(remediation, rule, sight, position, way).await,
         }
     }
 

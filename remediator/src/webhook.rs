@@ -107,6 +107,7 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
             rule: rule.name.clone(),
             target,
             firing: alert.is_firing(),
+            impact: rule.interrupts(),
             fingerprint: alert.fingerprint.chars().take(64).collect(),
             labels: evidence(&alert.labels),
         }),

@@ -3,17 +3,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
+    config::Config,
     journal::Error,
     walk::{Next, Walker},
 };
@@ -30,11 +34,32 @@ const RETENTION: Duration = Duration::from_secs(3600);
 /// What one walk answers: the remediation, its target, and what comes next.
 type Walked = (i64, String, Result<Next, Error>);
 
+/// Wakes the worker. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Bell {
+    rung: Arc<Notify>,
+    urged: Arc<AtomicBool>,
+}
+
+impl Bell {
+    /// Something was opened.
+    pub fn ring(&self) {
+        self.rung.notify_one();
+    }
+
+    /// A person decided something: what waits is looked at again at once.
+    pub fn urge(&self) {
+        self.urged.store(true, Ordering::SeqCst);
+        self.rung.notify_one();
+    }
+}
+
 /// The dispatcher.
 pub struct Worker {
     walker: Walker,
-    /// Rung when a delivery opened something.
-    bell: Arc<Notify>,
+    /// The configuration in force; each walk keeps the one that it began with.
+    live: watch::Receiver<Arc<Config>>,
+    bell: Bell,
     /// What is open by the last look into the journal: its targets, oldest first.
     open: BTreeMap<i64, String>,
     /// Targets being worked on.
@@ -48,9 +73,10 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that takes up what is open when `bell` rings.
-    pub fn new(walker: Walker, bell: Arc<Notify>) -> Self {
+    pub fn new(walker: Walker, live: watch::Receiver<Arc<Config>>, bell: Bell) -> Self {
         Self {
             walker,
+            live,
             bell,
             open: BTreeMap::new(),
             busy: HashSet::new(),
@@ -83,7 +109,7 @@ impl Worker {
             let next =
                 self.waiting.values().copied().filter(|at| *at > now).chain([retain, now + PAUSE]).min();
             look = tokio::select! {
-                () = self.bell.notified() => true,
+                () = self.bell.rung.notified() => true,
                 Some(ended) = self.walks.join_next_with_id() => self.ended(ended)?,
                 () = sleep_until(next.unwrap_or(retain)) => true,
                 () = stop.cancelled() => false,
@@ -109,6 +135,13 @@ impl Worker {
     /// Starts walking whatever is open, due, and on a target that nobody works on.
     fn take_up(&mut self) {
         let now = Instant::now();
+        if self.bell.urged.swap(false, Ordering::SeqCst) {
+            self.waiting.clear();
+        }
+        let config = Arc::clone(&self.live.borrow());
+        if !Arc::ptr_eq(&config, &self.walker.assessor.config) {
+            self.walker.assessor = self.walker.assessor.under(config);
+        }
         for (id, target) in &self.open {
             if self.walks.len() >= PARALLEL {
                 break;

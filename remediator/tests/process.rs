@@ -188,7 +188,8 @@ fn everything(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let metadata = entry.metadata().unwrap();
-        if entry.file_name().to_string_lossy().ends_with("-shm") {
+        let is_socket = std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type());
+        if is_socket || entry.file_name().to_string_lossy().ends_with("-shm") {
             continue;
         }
         if metadata.is_dir() {

@@ -14,23 +14,22 @@ use std::{
 
 use evenkeel_host::web::{self, Limits, Listener};
 use evenkeel_remediator::{
-    assess::Assessor,
     clock::Clock,
     config::{self, Config},
+    control::{Control, Reloader},
     journal::{Incoming, Journal, Reader},
     metrics::Metrics,
-    notify::Notifier,
-    observe::Host,
     serve,
     server::{Room, Server},
     target::{Kind, Selector},
+    worker::Bell,
 };
 use reqwest::{Client, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -85,7 +84,7 @@ impl Receiver {
         let (config, client) = (configuration(folder.path()), client());
         let (listener, address) = listener().await;
         let stop = CancellationToken::new();
-        let daemon = serve::run(config, vec![listener], stop.clone());
+        let daemon = serve::run(config, vec![listener], Arc::new(Notify::new()), stop.clone());
         let running = tokio::spawn(async move { daemon.await.unwrap() });
         Self { address, folder, client, stop, running }
     }
@@ -95,21 +94,25 @@ impl Receiver {
         let folder = tempfile::tempdir().unwrap();
         let (config, client) = (configuration(folder.path()), client());
         let (listener, address) = listener().await;
-        let host = Host::local();
+        let journal = Journal::open(&config.state_dir).unwrap();
+        let (clock, bell, metrics) = (Clock::default(), Bell::default(), Metrics::new(&config.rules));
+        let (changes, live) = watch::channel(Arc::new(config));
+        let control = Control {
+            journal: journal.clone(),
+            live: live.clone(),
+            clock: clock.clone(),
+            bell: bell.clone(),
+            reloader: Arc::new(Reloader::new(changes, metrics.clone())),
+        };
         let server = Server {
-            journal: Journal::open(&config.state_dir).unwrap(),
-            metrics: Metrics::new(&config.rules),
-            assessor: Assessor {
-                reports: config.state_dir.join("reports"),
-                config: Arc::new(config),
-                eyes: Arc::new(host.clone()),
-                host,
-                notifier: Notifier::default(),
-            },
-            clock: Clock::default(),
-            bell: Arc::new(Notify::new()),
+            live,
+            journal,
+            metrics,
+            clock,
+            bell,
             stop: CancellationToken::new(),
             room: Room::default(),
+            control,
         };
         let stop = CancellationToken::new();
         let routes = server.clone();
@@ -443,12 +446,13 @@ async fn a_full_queue_asks_to_come_again_and_loses_nothing_it_took() {
             rule: "disk-high".to_owned(),
             target: selector.admit(&format!("/no/such/q{number}")).unwrap(),
             firing: true,
+            impact: false,
             fingerprint: String::new(),
             labels: BTreeMap::new(),
         };
         let (journal, now) = (server.journal.clone(), server.clock.now());
         let target = incoming.target.name().to_owned();
-        taken.push(tokio::spawn(async move { (target, journal.accept(vec![incoming], now).await) }));
+        taken.push(tokio::spawn(async move { (target, journal.accept(vec![incoming], 10_000, now).await) }));
         number += 1;
         tokio::task::yield_now().await;
         assert!(number < 5000, "the queue has no end");

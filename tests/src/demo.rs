@@ -41,12 +41,13 @@ const BROKEN_PROBE: &str = "shop-frontend";
 /// The rule that would restart it.
 const CONTAINER_RULE: &str = "container-unhealthy";
 
-/// The rules of `packaging/remediator.yml` in mode auto, with shorter holds, and with room for the two
-/// restarts at once that a demo needs.
+/// The rules of `packaging/remediator.yml` in mode auto, with shorter holds, with room for the two restarts
+/// at once that a demo needs, and without the time that a host is given after its start.
 const RULES: &str = r#"
 policy:
   mode: auto
   deletion: cache
+  gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}
   limits: {S2: [3/1m, 6/1h]}
 rules:
   - name: disk-high

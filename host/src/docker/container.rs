@@ -140,6 +140,10 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// `host`, `bridge`, `container:…` or a network's name.
     pub network_mode: String,
+    /// `host`, `container:…`, or empty for its own.
+    pub pid_mode: String,
+    /// `private`, `shareable`, `host`, `container:…`, or empty for the engine's default.
+    pub ipc_mode: String,
     /// On the host; 0 when not running.
     pub pid: i64,
     /// Bytes of memory that it may have; `None` without a limit.
@@ -282,6 +286,8 @@ struct InspectedHostConfig {
     restart_policy: Option<RestartPolicy>,
     auto_remove: Option<bool>,
     network_mode: Option<String>,
+    pid_mode: Option<String>,
+    ipc_mode: Option<String>,
     memory: Option<i64>,
     log_config: Option<LogConfig>,
 }
@@ -343,6 +349,8 @@ fn container(answer: Inspected) -> Container {
         auto_remove: host_config.auto_remove.unwrap_or_default(),
         labels: config.labels.unwrap_or_default(),
         network_mode: host_config.network_mode.unwrap_or_default(),
+        pid_mode: host_config.pid_mode.unwrap_or_default(),
+        ipc_mode: host_config.ipc_mode.unwrap_or_default(),
         pid: raw.pid.unwrap_or_default(),
         memory_limit: Some(unsigned(host_config.memory)).filter(|bytes| *bytes > 0),
         log_path: answer.log_path.filter(|path| !path.is_empty()).map(PathBuf::from),

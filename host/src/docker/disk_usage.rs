@@ -124,11 +124,12 @@ pub struct ObjectUsage {
 }
 
 /// Reads an answer while it comes, on a thread of its own: its text, which may be long, is never in memory as a whole.
-pub(super) async fn receive(mut answer: http::Answer, asked: &[Object]) -> Result<DiskUsage, Error> {
+pub(super) async fn receive<T: Send + 'static>(
+    mut answer: http::Answer,
+    read: impl FnOnce(Pieces) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let (pieces, receiver) = mpsc::channel(PIECES);
-    let asked = asked.to_vec();
-    let reading =
-        tokio::task::spawn_blocking(move || DiskUsage::read(Pieces { receiver, rest: Bytes::new() }, &asked));
+    let reading = tokio::task::spawn_blocking(move || read(Pieces { receiver, rest: Bytes::new() }));
     let mut length = 0;
     while let Some(piece) = answer.next().await? {
         length += piece.len();
@@ -145,7 +146,7 @@ pub(super) async fn receive(mut answer: http::Answer, asked: &[Object]) -> Resul
 }
 
 /// The text that comes in pieces. It ends when nobody can send more of them.
-struct Pieces {
+pub(super) struct Pieces {
     receiver: mpsc::Receiver<Bytes>,
     rest: Bytes,
 }
@@ -198,7 +199,7 @@ struct Raw {
 }
 
 /// `null` is Go's empty list.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+pub(super) fn present<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de>,
@@ -209,7 +210,7 @@ where
 /// API ≥ 1.52. A zero is left out of the JSON, so only the object itself shows that the shape is this one.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-struct Sums {
+pub(super) struct Sums {
     total_count: i64,
     active_count: i64,
     total_size: i64,
@@ -271,7 +272,7 @@ impl Raw {
 }
 
 impl Sums {
-    fn usage(self) -> ObjectUsage {
+    pub(super) fn usage(self) -> ObjectUsage {
         ObjectUsage {
             bytes: unsigned(self.total_size),
             reclaimable_bytes: unsigned(self.reclaimable),

@@ -5,6 +5,7 @@
 //! it cannot read the disk usage of most engines, and takes an event of any length. It is here for who changes things:
 //! [`Docker::client`].
 
+mod build_cache;
 mod container;
 mod disk_usage;
 mod events;
@@ -25,6 +26,7 @@ use std::{
 use hyper::body::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 
+pub use build_cache::{BuildCache, CacheRecord};
 pub use container::{Container, Listed, State};
 pub use disk_usage::{DiskUsage, Object, ObjectUsage, TYPE_FILTER_SINCE};
 pub use events::{Event, Events};
@@ -303,9 +305,27 @@ impl Docker {
     /// # Errors
     /// When the engine cannot be reached, takes longer than [`DISK_USAGE_LIMIT`], or answers in an unknown shape.
     pub async fn disk_usage(&self, kinds: &[Object]) -> Result<DiskUsage, Error> {
+        let asked = kinds.to_vec();
+        self.count(kinds, move |body| DiskUsage::read(body, &asked)).await
+    }
+
+    /// The build cache. As expensive as [`Docker::disk_usage`].
+    ///
+    /// # Errors
+    /// As [`Docker::disk_usage`].
+    pub async fn build_cache(&self) -> Result<BuildCache, Error> {
+        self.count(&[Object::BuildCache], BuildCache::read).await
+    }
+
+    /// Has the engine count, and reads what it says while it comes.
+    async fn count<T: Send + 'static>(
+        &self,
+        kinds: &[Object],
+        read: impl FnOnce(disk_usage::Pieces) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (major, minor) = self.api_version().await?;
         let path = format!("/v{major}.{minor}{}", disk_usage::path((major, minor), kinds));
-        let asking = async { disk_usage::receive(http::open(self.host()?, &path).await?, kinds).await };
+        let asking = async { disk_usage::receive(http::open(self.host()?, &path).await?, read).await };
         self.judged(limited(DISK_USAGE_LIMIT, asking).await)
     }
 

@@ -105,6 +105,9 @@ impl FakeUnit {
         unit.set("InvocationID", vec![0xab_u8; 16]);
         unit.set("Wants", Vec::<String>::new());
         unit.set("Requires", Vec::<String>::new());
+        for property in ["RequiredBy", "BoundBy", "ConsistsOf", "TriggeredBy"] {
+            unit.set(property, Vec::<String>::new());
+        }
         unit.set("StateChangeTimestampMonotonic", 1_000_000_u64);
         unit.set("ActiveEnterTimestamp", 1_700_000_000_000_000_u64);
         unit.set("InactiveEnterTimestamp", 0_u64);

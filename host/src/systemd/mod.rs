@@ -16,7 +16,10 @@ mod signals;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{future::OptionFuture, join};
 use zbus::{ObjectPath, OwnedObjectPath};
@@ -36,6 +39,9 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
+
+/// Units that [`Systemd::dependents`] looks at before it gives up counting.
+const DEPENDENTS_LOOKED_AT: usize = 64;
 
 /// How often [`Systemd::unit`] reads again when the unit changed while it was being read.
 const TRIES_FOR_A_STILL_PICTURE: usize = 3;
@@ -181,6 +187,14 @@ impl Systemd {
         rows("ListUnitsByNames", &message)
     }
 
+    /// What it says of the whole host: `initializing`, `starting`, `running`, `degraded`, `maintenance`, `stopping`.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn system_state(&self) -> Result<String, Error> {
+        self.bus.get(&manager_path(), MANAGER, "SystemState").await
+    }
+
     /// systemd's version, as it says it: `252.39-1~deb12u1`.
     ///
     /// # Errors
@@ -204,8 +218,7 @@ impl Systemd {
     /// # Errors
     /// When systemd does not answer, or refuses the name.
     pub async fn unit(&self, name: &str) -> Result<UnitStatus, Error> {
-        let message = self.bus.call(&manager_path(), MANAGER, "LoadUnit", &(name)).await?;
-        let path: OwnedObjectPath = bus::body("LoadUnit", &message)?;
+        let path = self.load(name).await?;
         let mut before = self.state_change(&path).await?;
         let mut status = self.status(&path).await?;
         for _ in 1..TRIES_FOR_A_STILL_PICTURE {
@@ -216,6 +229,49 @@ impl Systemd {
             (before, status) = (after, self.status(&path).await?);
         }
         Ok(status)
+    }
+
+    /// The units that a restart or stop of this one may take along, and that are not inactive: everything that requires,
+    /// is bound to or is part of it, or triggers it, and what in turn depends on those. At most `most` and one more, so
+    /// that the caller sees that there are more.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn dependents(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
+        let mut found: Vec<String> = Vec::new();
+        let mut known = HashSet::from([name.to_owned()]);
+        let mut next = vec![name.to_owned()];
+        while let Some(unit) = next.pop() {
+            for dependent in self.direct_dependents(&unit).await? {
+                if !known.insert(dependent.clone()) {
+                    continue;
+                }
+                let path = self.load(&dependent).await?;
+                if self.bus.get::<String>(&path, UNIT, "ActiveState").await? != "inactive" {
+                    found.push(dependent.clone());
+                }
+                if found.len() > most || known.len() > DEPENDENTS_LOOKED_AT {
+                    return Ok(found);
+                }
+                next.push(dependent);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn direct_dependents(&self, name: &str) -> Result<Vec<String>, Error> {
+        let path = self.load(name).await?;
+        let mut dependents = Vec::new();
+        for property in ["RequiredBy", "BoundBy", "ConsistsOf", "TriggeredBy"] {
+            dependents.extend(self.bus.get::<Vec<String>>(&path, UNIT, property).await?);
+        }
+        Ok(dependents)
+    }
+
+    /// The unit's object, loaded for the question where it is not in memory.
+    async fn load(&self, name: &str) -> Result<OwnedObjectPath, Error> {
+        let message = self.bus.call(&manager_path(), MANAGER, "LoadUnit", &(name)).await?;
+        bus::body("LoadUnit", &message)
     }
 
     async fn status(&self, path: &OwnedObjectPath) -> Result<UnitStatus, Error> {

@@ -1,11 +1,15 @@
 //! Deletes build cache that no build uses, where that lies on the filesystem in need.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use bollard::{errors::Error as DockerError, query_parameters::PruneBuildOptionsBuilder};
 use evenkeel_host::{
     config::{PromDuration, format_bytes},
-    docker::{Engine, Object},
+    docker::{BuildCache, CacheRecord, Engine},
 };
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -48,7 +52,7 @@ impl Action for BuildCachePrune {
     }
 
     fn fits(&self, kind: Kind) -> bool {
-        kind == Kind::Filesystem
+        matches!(kind, Kind::Filesystem | Kind::Host)
     }
 
     fn timeout(&self) -> Duration {
@@ -70,27 +74,15 @@ impl Action for BuildCachePrune {
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
         Box::pin(async move {
-            let Observation::Filesystem(filesystem) = &job.seen else {
-                return Ok(Check::Skip("not_a_filesystem", job.seen.summary()));
-            };
-            let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
-            let engine = job.host.docker.engine().await.map_err(refused)?;
-            let roots = cache_roots(&engine);
-            let lies = if roots.len() == 1 { "lies" } else { "may lie" };
-            for root in roots {
-                let detail = match job.host.prober.usage(root, ROOT_TIMEOUT).await {
-                    Ok(usage) if usage.device == Some(filesystem.device) => continue,
-                    Ok(_) => format!("the build cache {lies} in {}", root.display()),
-                    Err(error) => {
-                        format!("where the build cache lies cannot be told: {}: {error}", root.display())
-                    }
-                };
+            if let Observation::Filesystem(filesystem) = &job.seen
+                && let Some(detail) = elsewhere(job, filesystem.device).await?
+            {
                 return Ok(Check::Skip("not_on_this_filesystem", detail));
             }
             // An engine that cannot say how much there is may still free it; one that says too little is skipped.
-            let usage = job.host.docker.disk_usage(&[Object::BuildCache]).await;
-            let reclaimable = usage.ok().and_then(|usage| usage.get(Object::BuildCache));
-            Ok(worth(reclaimable.map(|usage| usage.reclaimable_bytes), job.deficit_bytes))
+            let records = job.host.docker.build_cache().await.ok();
+            let reclaimable = records.and_then(|cache| self.estimate(&cache, SystemTime::now()));
+            Ok(worth(reclaimable, job.deficit_bytes))
         })
     }
 
@@ -124,6 +116,43 @@ impl Action for BuildCachePrune {
             Err(Failure::Refused("another prune is still running".to_owned()))
         })
     }
+}
+
+impl BuildCachePrune {
+    /// What this step would free at most, in bytes; `None` when the engine does not list its records, and one cannot
+    /// tell the old from the new.
+    fn estimate(&self, cache: &BuildCache, now: SystemTime) -> Option<u64> {
+        let Some(records) = &cache.records else {
+            // The sum counts what this step would leave.
+            return self.unused_for.is_none().then_some(cache.reclaimable_bytes);
+        };
+        let oldest = self.unused_for.as_ref().and_then(|age| now.checked_sub(age.get()));
+        let goes = |record: &&CacheRecord| {
+            let old = oldest.is_none_or(|oldest| record.last_used.is_none_or(|used| used <= oldest));
+            // BuildKit leaves its own records and the Dockerfile frontends alone unless asked for all
+            // (moby/buildkit, cache/manager.go, prune).
+            let own = matches!(record.kind.as_str(), "internal" | "frontend");
+            !record.in_use && !record.shared && old && (self.all || !own)
+        };
+        Some(records.iter().filter(goes).map(|record| record.bytes).fold(0, u64::saturating_add))
+    }
+}
+
+/// Why the cache does not, or may not, lie on this device.
+async fn elsewhere(job: &Job, device: u64) -> Result<Option<String>, Failure> {
+    let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
+    let engine = job.host.docker.engine().await.map_err(refused)?;
+    let roots = cache_roots(&engine);
+    let lies = if roots.len() == 1 { "lies" } else { "may lie" };
+    for root in roots {
+        let detail = match job.host.prober.usage(root, ROOT_TIMEOUT).await {
+            Ok(usage) if usage.device == Some(device) => continue,
+            Ok(_) => format!("the build cache {lies} in {}", root.display()),
+            Err(error) => format!("where the build cache lies cannot be told: {}: {error}", root.display()),
+        };
+        return Ok(Some(detail));
+    }
+    Ok(None)
 }
 
 /// Where BuildKit may keep its cache: below the engine's own folder, or, when containerd stores the images, below a
@@ -162,6 +191,38 @@ mod tests {
         assert!(!skipped(worth(Some(900), Some(9_000))));
         assert!(!skipped(worth(None, Some(9_000))));
         assert!(!skipped(worth(Some(5), None)));
+    }
+
+    #[test]
+    fn counts_only_what_this_very_step_would_free() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let record = |bytes, kind: &str, hours: Option<u64>| CacheRecord {
+            kind: kind.to_owned(),
+            bytes,
+            in_use: false,
+            shared: false,
+            last_used: hours.map(|hours| now - Duration::from_secs(hours * 3600)),
+        };
+        let records = vec![
+            record(1, "regular", Some(1)),
+            record(10, "regular", Some(48)),
+            record(100, "frontend", Some(72)),
+            record(1000, "regular", None),
+            CacheRecord { in_use: true, ..record(10_000, "regular", Some(72)) },
+            CacheRecord { shared: true, ..record(100_000, "regular", Some(72)) },
+        ];
+        let cache = BuildCache { reclaimable_bytes: 1111, records: Some(records) };
+        let estimate = |unused_for: Option<&str>, all, cache: &BuildCache| {
+            let unused_for = unused_for.map(|age| age.parse().unwrap());
+            BuildCachePrune { unused_for, all }.estimate(cache, now)
+        };
+        assert_eq!(estimate(Some("48h"), false, &cache), Some(1010));
+        assert_eq!(estimate(Some("48h"), true, &cache), Some(1110));
+        assert_eq!(estimate(None, true, &cache), Some(1111));
+        // An engine that tells only sums: those of the age are not known.
+        let sums = BuildCache { reclaimable_bytes: 1111, records: None };
+        assert_eq!(estimate(Some("48h"), false, &sums), None);
+        assert_eq!(estimate(None, true, &sums), Some(1111));
     }
 
     #[test]

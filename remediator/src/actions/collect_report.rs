@@ -56,6 +56,7 @@ impl Action for CollectReport {
             }
             Kind::Container => format!("write the state and the last probe of {}", target.name()),
             Kind::Filesystem => format!("write what fills {}", target.name()),
+            Kind::Host => "write what Docker takes".to_owned(),
         }
     }
 
@@ -84,13 +85,17 @@ impl Action for CollectReport {
                 Kind::Unit => self.unit(job).await,
                 Kind::Container => container(job).await,
                 Kind::Filesystem => filesystem(job).await,
+                Kind::Host => docker(job).await,
             };
             text.truncate(text.floor_char_boundary(SIZE_MAX));
             let name = format!("{:08}-{}.txt", job.id, job.rule);
-            write(&job.reports, &name, &text).map_err(|error| {
-                Failure::Refused(format!("cannot write {}: {error}", job.reports.join(&name).display()))
-            })?;
-            Ok(Done { detail: format!("report {}", job.reports.join(name).display()), ..Done::default() })
+            let path = job.reports.join(&name);
+            let dir = job.reports.clone();
+            // A full or hanging disk is what it may be about.
+            let written = tokio::task::spawn_blocking(move || write(&dir, &name, &text)).await;
+            let written = written.unwrap_or_else(|broken| Err(std::io::Error::other(broken)));
+            written.map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;
+            Ok(Done { detail: format!("report {}", path.display()), ..Done::default() })
         })
     }
 }
@@ -136,7 +141,13 @@ async fn filesystem(job: &Job) -> String {
         let path = printable(&path.display().to_string());
         let _ = writeln!(text, "{:>10}  {path}", format_bytes(bytes));
     }
-    text += "\nDocker, wherever it lies:\n";
+    text += "\n";
+    text += &docker(job).await;
+    text
+}
+
+async fn docker(job: &Job) -> String {
+    let mut text = "Docker, wherever it lies:\n".to_owned();
     let objects = [Object::Images, Object::BuildCache, Object::Volumes, Object::Containers];
     match job.host.docker.disk_usage(&objects).await {
         Err(error) => text += &format!("docker: {error}\n"),

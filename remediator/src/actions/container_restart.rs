@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bollard::{errors::Error as DockerError, query_parameters::RestartContainerOptionsBuilder};
 use evenkeel_host::{config::PromDuration, docker::State};
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission};
@@ -64,14 +64,18 @@ impl Action for ContainerRestart {
             if let Check::Skip(reason, detail) = judge(container) {
                 return Ok(Check::Skip(reason, detail));
             }
-            let dependents = network_dependents(job, &container.id)
+            let id = container.id.clone();
+            if tokio::task::spawn_blocking(move || is_self(&id)).await.unwrap_or(true) {
+                return Ok(Check::Skip("own_container", "evenkeel runs in it".to_owned()));
+            }
+            let dependents = dependents(job, &container.id)
                 .await
                 .map_err(|error| Failure::Refused(format!("cannot see what depends on it: {error}")))?;
             Ok(if dependents.is_empty() {
                 Check::Go
             } else {
-                let names = dependents.join(", ");
-                Check::Skip("has_dependents", format!("{names} use its network and would lose it"))
+                let detail = format!("{} and would lose it", dependents.join(", "));
+                Check::Skip("has_dependents", detail)
             })
         })
     }
@@ -135,8 +139,6 @@ fn judge(container: &Container) -> Check {
         Check::Skip("auto_remove", "it was started with --rm: a restart would destroy it".to_owned())
     } else if container.swarm {
         Check::Skip("swarm", "Swarm manages it".to_owned())
-    } else if is_self(&container.id) {
-        Check::Skip("own_container", "evenkeel runs in it".to_owned())
     } else {
         Check::Go
     }
@@ -148,24 +150,36 @@ pub(super) fn is_self(id: &str) -> bool {
         .is_ok_and(|mounts| mounts.contains(&format!("/containers/{id}/")))
 }
 
-/// The running containers that use this one's network namespace (`--network container:NAME`), and lose it when this one
-/// starts anew.
-pub(super) async fn network_dependents(
-    job: &Job,
-    id: &str,
-) -> Result<Vec<String>, evenkeel_host::docker::Error> {
-    let mut dependents = Vec::new();
-    for other in job.host.docker.containers().await? {
-        if other.state != State::Running || other.id == id {
-            continue;
-        }
-        let Some(other) = job.host.docker.inspect(&other.id).await? else { continue };
-        let shares = other.network_mode.strip_prefix("container:");
-        if shares.is_some_and(|with| with == id || with == job.target.name()) {
-            dependents.push(other.name);
-        }
-    }
-    Ok(dependents)
+/// Containers that are asked about at the same time.
+const AT_ONCE: usize = 8;
+
+/// The running containers that use one of this one's namespaces (`--network`, `--pid`, `--ipc container:NAME`), and
+/// lose it at a restart: each with what it uses.
+pub(super) async fn dependents(job: &Job, id: &str) -> Result<Vec<String>, evenkeel_host::docker::Error> {
+    let running = job.host.docker.containers().await?.into_iter();
+    let others =
+        running.filter(|other| other.state == State::Running && other.id != id).map(|other| other.id);
+    let inspected = stream::iter(others)
+        .map(|other| async move { job.host.docker.inspect(&other).await })
+        .buffered(AT_ONCE)
+        .try_collect::<Vec<_>>()
+        .await?;
+    Ok(inspected.into_iter().flatten().filter_map(|other| shares(&other, id, job.target.name())).collect())
+}
+
+/// What a container uses of the one of this id and name.
+fn shares(other: &evenkeel_host::docker::Container, id: &str, name: &str) -> Option<String> {
+    let modes = [
+        ("network", &other.network_mode),
+        ("process namespace", &other.pid_mode),
+        ("ipc namespace", &other.ipc_mode),
+    ];
+    let (what, _) = modes.into_iter().find(|(_, mode)| {
+        // The engine keeps what the user wrote: a name, or an id, also a short one.
+        let with = mode.strip_prefix("container:").unwrap_or_default();
+        !with.is_empty() && (with == name || id.starts_with(with))
+    })?;
+    Some(format!("{} uses its {what}", other.name))
 }
 
 /// A refusal of the engine means that it did not happen. An error of its own may come halfway: stopped and not started

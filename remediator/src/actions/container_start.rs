@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Action, Check, Done, Failure, Job, Permission,
-    container_restart::{engine_failure, is_self, network_dependents, still_the_same},
+    container_restart::{dependents, engine_failure, is_self, still_the_same},
     disk::engine_unseen,
 };
 use crate::{
@@ -102,10 +102,10 @@ impl Action for ContainerStart {
             still_the_same(job, &container.id).await?;
             client.start_container(job.target.name(), None).await.map_err(engine_failure)?;
             let mut detail = "started".to_owned();
-            // They hold on to the network that ended with its last run.
-            let cut_off = network_dependents(job, &container.id).await.unwrap_or_default();
+            // They hold on to what ended with its last run.
+            let cut_off = dependents(job, &container.id).await.unwrap_or_default();
             if !cut_off.is_empty() {
-                detail += &format!("; {} use its network and need a restart", cut_off.join(", "));
+                detail += &format!("; these need a restart: {}", cut_off.join(", "));
             }
             Ok(Done { detail, ..Done::default() })
         })

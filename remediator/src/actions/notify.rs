@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission};
 use crate::{
-    notify::Notice,
+    notify::{Notice, Occasion},
     outcome::Outcome,
     policy::Class,
     target::{Kind, Target},
@@ -50,7 +50,7 @@ impl Action for Notify {
                 rule: job.rule.clone(),
                 kind: job.target.kind().as_str().to_owned(),
                 target: job.target.name().to_owned(),
-                outcome: Outcome::Reported,
+                occasion: Occasion::Ended(Outcome::Reported),
                 reason: "notify".to_owned(),
                 summary: job.seen.summary(),
                 before: Some(job.seen.summary()),
@@ -58,7 +58,9 @@ impl Action for Notify {
                 steps: Vec::new(),
                 next_allowed: None,
             };
-            let receivers = job.notifier.tell_all(&notice);
+            let told = job.notifier.tell_all(&notice).await;
+            let receivers =
+                told.map_err(|error| Failure::Refused(format!("it cannot be stored: {error}")))?;
             Ok(Done { detail: format!("queued for {receivers} receiver(s)"), ..Done::default() })
         })
     }

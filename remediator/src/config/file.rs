@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use evenkeel_host::config::{Located, PromDuration, Ratio};
+use evenkeel_host::config::{Bytes, Located, PromDuration, Ratio};
 use serde::Deserialize;
 
 use crate::{
@@ -29,6 +29,16 @@ pub(super) struct File {
     pub(super) rules: Vec<RuleFile>,
 }
 
+/// A file under `conf.d/`: what a package or a service brings along. What holds for all rules stays in one place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fragment {
+    #[serde(default)]
+    pub(super) notify: Vec<NotifyTo>,
+    #[serde(default)]
+    pub(super) rules: Vec<RuleFile>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Identity {
@@ -42,6 +52,7 @@ pub(super) struct Server {
     pub(super) systemd_socket: bool,
     pub(super) web_config_file: Option<Located<PathBuf>>,
     pub(super) bearer_token_files: Vec<Located<PathBuf>>,
+    pub(super) write_token_files: Vec<Located<PathBuf>>,
     pub(super) auth: Option<Located<Auth>>,
 }
 
@@ -59,6 +70,40 @@ pub(super) struct Policy {
     pub(super) deletion: Deletion,
     pub(super) deny_units: Vec<Pattern>,
     pub(super) limits: PolicyLimits,
+    pub(super) ceilings: Ceilings,
+    pub(super) gates: GatesFile,
+    pub(super) storm: StormFile,
+    pub(super) blast_radius: Option<u32>,
+    pub(super) approval_within: Option<Located<PromDuration>>,
+}
+
+/// How far steps of a class may go, whatever the rule's own mode.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(non_snake_case, reason = "the classes are written so")]
+pub(super) struct Ceilings {
+    pub(super) S1: Option<Mode>,
+    pub(super) S2: Option<Mode>,
+    pub(super) D1: Option<Mode>,
+    pub(super) D2: Option<Mode>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GatesFile {
+    pub(super) grace: Option<PromDuration>,
+    pub(super) engine_grace: Option<PromDuration>,
+    pub(super) stall: Option<Ratio>,
+    pub(super) load: Option<Located<f64>>,
+    pub(super) package_manager: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct StormFile {
+    pub(super) targets: Option<Located<u32>>,
+    pub(super) within: Option<PromDuration>,
+    pub(super) hold: Option<PromDuration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,11 +122,12 @@ pub(super) struct PolicyLimits {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
     pub(super) dir: PathBuf,
+    pub(super) open_max: Option<Located<usize>>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { dir: PathBuf::from("/var/lib/evenkeel-remediator") }
+        Self { dir: PathBuf::from("/var/lib/evenkeel-remediator"), open_max: None }
     }
 }
 
@@ -102,7 +148,7 @@ pub(super) struct WebhookTo {
 }
 
 fn escalated() -> Vec<On> {
-    vec![On::Escalated]
+    vec![On::Escalated, On::Approval]
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,14 +156,17 @@ fn escalated() -> Vec<On> {
 pub(super) struct RuleFile {
     pub(super) name: Located<String>,
     #[serde(rename = "match")]
-    pub(super) matchers: Located<Vec<Located<String>>>,
+    pub(super) matchers: Option<Located<Vec<Located<String>>>>,
+    #[serde(default)]
+    pub(super) on_demand: bool,
     pub(super) mode: Option<Mode>,
-    pub(super) target: Located<TargetFile>,
+    pub(super) target: Option<Located<TargetFile>>,
     pub(super) needed: Option<Located<NeededFile>>,
     pub(super) limits: Option<Located<Vec<Limit>>>,
     pub(super) rule_limits: Option<Located<Vec<Limit>>>,
     pub(super) cooldown: Option<PromDuration>,
     pub(super) breaker: Option<BreakerFile>,
+    pub(super) window: Option<Located<WindowFile>>,
     pub(super) steps: Located<Vec<Located<Step>>>,
     pub(super) verify: Option<Located<VerifyFile>>,
 }
@@ -135,7 +184,9 @@ pub(super) struct TargetFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NeededFile {
-    pub(super) usage_above: Ratio,
+    pub(super) usage_above: Option<Ratio>,
+    pub(super) build_cache_above: Option<Bytes>,
+    pub(super) always: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,12 +198,23 @@ pub(super) struct BreakerFile {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WindowFile {
+    #[serde(default)]
+    pub(super) days: Vec<String>,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) tz: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct VerifyFile {
     pub(super) usage_below: Option<Ratio>,
     pub(super) active_for: Option<PromDuration>,
     pub(super) not_failed_for: Option<PromDuration>,
     pub(super) stopped_for: Option<PromDuration>,
     pub(super) healthy_for: Option<PromDuration>,
+    pub(super) completed: Option<bool>,
     pub(super) hold: Option<PromDuration>,
     pub(super) within: PromDuration,
 }

@@ -25,10 +25,14 @@ pub struct Access {
     /// TLS, logins and client certificates of the web configuration. A start takes it; what changes later it reads
     /// by itself.
     pub security: Security,
+    /// The web configuration's file.
+    pub web_config_file: Option<PathBuf>,
     /// Any of these lets a sender in.
     pub tokens: Vec<Secret>,
     /// The file of the first token, for those who are to send it.
     pub token_file: Option<PathBuf>,
+    /// Any of these lets a person order over HTTP; none where that is only done on this host.
+    pub write_tokens: Vec<Secret>,
     /// `auth: none` was asked for: everyone is let in.
     pub open: bool,
 }
@@ -58,11 +62,21 @@ impl Checker {
         let access = Access {
             listen: self.listen(server)?,
             systemd_socket: server.systemd_socket,
-            tokens: self.tokens(server)?,
+            tokens: self.tokens("server.bearer_token_files", &server.bearer_token_files)?,
+            write_tokens: self.tokens("server.write_token_files", &server.write_token_files)?,
             token_file: server.bearer_token_files.first().map(|path| self.base.join(&path.value)),
+            web_config_file: server.web_config_file.as_ref().map(|file| self.base.join(&file.value)),
             open: server.auth.as_ref().is_some_and(|auth| auth.value == Auth::None),
             security,
         };
+        for (token, place) in access.write_tokens.iter().zip(&server.write_token_files) {
+            if access.tokens.contains(token) {
+                return Err(self.at(
+                    place,
+                    "`server.write_token_files`: this token also stands in `bearer_token_files`: whoever sends alerts must not be able to approve of what they lead to, write another one",
+                ));
+            }
+        }
         self.somebody_is_asked(server, &access)?;
         for (place, address) in server.listen.iter().zip(&access.listen) {
             if !address.is_loopback() {
@@ -84,13 +98,13 @@ impl Checker {
         Ok(security)
     }
 
-    fn tokens(&self, server: &Server) -> Result<Vec<Secret>, ConfigError> {
+    fn tokens(&self, key: &str, files: &[Located<PathBuf>]) -> Result<Vec<Secret>, ConfigError> {
         let mut tokens = Vec::new();
-        for path in &server.bearer_token_files {
-            let token = self.secret("server.bearer_token_files", path)?;
+        for path in files {
+            let token = self.secret(key, path)?;
             if token.expose().len() < TOKEN_MIN {
                 let message = format!(
-                    "`server.bearer_token_files`: the token in {} is shorter than {TOKEN_MIN} characters: write a longer random one into it",
+                    "`{key}`: the token in {} is shorter than {TOKEN_MIN} characters: write a longer random one into it",
                     path.value.display()
                 );
                 return Err(self.at(path, message));

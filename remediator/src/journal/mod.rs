@@ -6,10 +6,14 @@
 
 #[cfg(test)]
 pub(crate) mod fuse;
+mod outbox;
+mod people;
 mod query;
 mod record;
+mod reserve;
 mod schema;
 mod store;
+mod timeline;
 
 use std::{
     fs::{DirBuilder, File},
@@ -22,9 +26,11 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
 
+pub use outbox::KEPT as LETTERS_KEPT;
 pub use query::Reader;
 pub use record::{
-    Accepted, Admission, End, Incoming, Phase, Record, Renamed, Request, StepRecord, StepState, Tally,
+    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Letter, Phase, Question,
+    Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
 };
 
 /// Changes that may wait for the disk; more means that it does not keep up, and deliveries get 503.

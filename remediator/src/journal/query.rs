@@ -4,9 +4,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
-use super::{Error, FILE, Phase, Record, StepRecord, StepState, schema};
+use super::{
+    Error, FILE, Halt, HaltKind, Phase, Question, Record, StepRecord, StepState, people, reserve, schema,
+};
 use crate::{
-    admission::{Budget, Past, Scope},
+    admission::{Breaker, Budget, Past, Refusal, Restraint, Scope},
     clock::Moment,
     outcome::Outcome,
     policy::{Class, Limit},
@@ -16,11 +18,12 @@ use crate::{
 const LOOK_BACK: i64 = 200;
 
 const COLUMNS: &str = "id, rule, kind, target, phase, step, acted, fingerprint, labels, deliveries, received_wall_ms,
-    last_seen_wall_ms, resolved_wall_ms, before, after, outcome, reason, detail, next_allowed_wall_ms, ended_wall_ms";
+    last_seen_wall_ms, resolved_wall_ms, before, after, outcome, reason, detail, next_allowed_wall_ms, ended_wall_ms,
+    decided_by, acked_by";
 
 /// Reads the state while the daemon may be writing it.
 pub struct Reader {
-    db: Connection,
+    pub(super) db: Connection,
 }
 
 /// What `/metrics` says of one rule.
@@ -30,6 +33,8 @@ pub struct RuleFacts {
     pub in_progress: u64,
     /// Targets whose last try did not help.
     pub escalated: u64,
+    /// Remediations that wait for a person to approve of them.
+    pub awaiting: u64,
 }
 
 impl Reader {
@@ -116,6 +121,61 @@ impl Reader {
         Ok(history(&self.db, rule, kind, target)?)
     }
 
+    /// Where the breaker of a rule stands on each target it ever acted on: kind, name and position.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn breakers(
+        &self,
+        rule: &str,
+        restraint: &Restraint,
+        now: &Moment,
+    ) -> Result<Vec<(String, String, Breaker)>, Error> {
+        let targets = self.targets(rule)?.into_iter();
+        targets
+            .map(|(kind, target)| {
+                let state = restraint.breaker(&self.history(rule, &kind, &target)?, now);
+                Ok((kind, target, state))
+            })
+            .collect()
+    }
+
+    /// Whether a start would be admitted now, by what `now` is on the timeline. Counts nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn decide(
+        &self,
+        question: &Question,
+        now: &Moment,
+    ) -> Result<std::result::Result<(), Refusal>, Error> {
+        Ok(reserve::decide(&self.db, question, now)?)
+    }
+
+    /// What keeps anything from being begun, by what `now` is on the timeline.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn halts(&self, now: &Moment) -> Result<Vec<Halt>, Error> {
+        let halts = [HaltKind::Pause, HaltKind::Storm].map(|what| people::halt(&self.db, what, now));
+        Ok(halts.into_iter().filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// How many of a rule's remediations that acted ended in each way, within what is kept.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn results(&self, rule: &str) -> Result<Vec<(Outcome, u64)>, Error> {
+        let mut rows = self.db.prepare_cached(
+            "SELECT outcome, count(*) FROM remediation WHERE rule = ?1 AND acted = 1 AND outcome IS NOT NULL
+             GROUP BY outcome",
+        )?;
+        let counts = rows.query_map(params![rule], |row| {
+            Ok((row.get::<_, String>(0)?.parse().unwrap_or(Outcome::Unknown), row.get(1)?))
+        })?;
+        Ok(counts.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// The starts counted in one scope.
     ///
     /// # Errors
@@ -154,10 +214,12 @@ impl Reader {
                      AND phase IN ('reserved', 'running', 'verifying') AND outcome IS NULL),
                     (SELECT count(*) FROM remediation AS r WHERE rule = ?1 AND acted = 1
                      AND outcome IN ('ineffective', 'failed', 'unknown') AND resolved_wall_ms IS NULL
+                     AND acked_by IS NULL
                      AND id = (SELECT max(id) FROM remediation WHERE rule = r.rule AND kind = r.kind
-                               AND target = r.target AND acted = 1))",
+                               AND target = r.target AND acted = 1)),
+                    (SELECT count(*) FROM remediation WHERE rule = ?1 AND phase = 'awaiting' AND outcome IS NULL)",
             params![rule],
-            |row| Ok(RuleFacts { in_progress: row.get(0)?, escalated: row.get(1)? }),
+            |row| Ok(RuleFacts { in_progress: row.get(0)?, escalated: row.get(1)?, awaiting: row.get(2)? }),
         )?)
     }
 }
@@ -192,6 +254,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         detail: row.get(17)?,
         next_allowed_wall_ms: row.get(18)?,
         ended_wall_ms: row.get(19)?,
+        decided_by: row.get(20)?,
+        acked_by: row.get(21)?,
     })
 }
 
@@ -234,13 +298,14 @@ fn step(row: &Row<'_>) -> rusqlite::Result<(i64, StepRecord)> {
 /// however many, push no try out of sight.
 pub(super) fn history(db: &Connection, rule: &str, kind: &str, target: &str) -> rusqlite::Result<Vec<Past>> {
     let mut tries = db.prepare_cached(&format!(
-        "SELECT id, outcome, {}, {} FROM remediation AS one WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1
+        "SELECT id, outcome, acked_by IS NOT NULL, {}, {} FROM remediation AS one
+         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1
          AND outcome IS NOT NULL ORDER BY id DESC LIMIT ?4",
         moment("received"),
         moment("ended")
     ))?;
     let mut need = db.prepare_cached(&format!(
-        "SELECT outcome, {}, {} FROM remediation AS one WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND id > ?4 AND id < ?5
+        "SELECT outcome, 0, {}, {} FROM remediation AS one WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND id > ?4 AND id < ?5
          AND acted = 0 AND outcome IS NOT NULL AND outcome <> 'not_needed' ORDER BY id LIMIT 1",
         moment("received"),
         moment("ended")
@@ -250,8 +315,9 @@ pub(super) fn history(db: &Connection, rule: &str, kind: &str, target: &str) -> 
             acted,
             // An outcome of a later version is not known to have helped.
             outcome: row.get::<_, String>(first)?.parse().unwrap_or(Outcome::Unknown),
-            received: from_json(row, first + 1)?,
-            ended: from_json(row, first + 2)?,
+            acked: row.get(first + 1)?,
+            received: from_json(row, first + 2)?,
+            ended: from_json(row, first + 3)?,
         })
     };
     let mut history = Vec::new();
@@ -300,7 +366,7 @@ pub(super) fn on_timeline(db: &Connection, now: &Moment) -> rusqlite::Result<Mom
 }
 
 /// A value from stored JSON.
-fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))

@@ -1,6 +1,6 @@
 //! What is remembered, as plain values: alerts, remediations, steps, and the answers to whoever changes them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub struct Incoming {
     pub target: Target,
     /// Whether it fires; otherwise it says that it is resolved.
     pub firing: bool,
+    /// Whether the rule may interrupt a service.
+    pub impact: bool,
     /// Alertmanager's fingerprint, for people to find the alert again.
     pub fingerprint: String,
     /// The alert's labels.
@@ -44,7 +46,7 @@ pub struct Tally {
 pub enum Accepted {
     /// It is on disk.
     Taken(Tally),
-    /// Too many remediations are open already; nothing of it was taken.
+    /// Too many remediations were open before it came; nothing of it was taken.
     TooMany,
 }
 
@@ -54,6 +56,8 @@ pub enum Accepted {
 pub enum Phase {
     /// Waits for the worker.
     Received,
+    /// Waits for a person to approve of it.
+    Awaiting,
     /// The start is counted; the action has not been called.
     Reserved,
     /// The action may have been called.
@@ -65,13 +69,14 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Received, Self::Reserved, Self::Running, Self::Verifying, Self::Ended];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Received, Self::Awaiting, Self::Reserved, Self::Running, Self::Verifying, Self::Ended];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",
+            Self::Awaiting => "awaiting",
             Self::Reserved => "reserved",
             Self::Running => "running",
             Self::Verifying => "verifying",
@@ -123,6 +128,10 @@ pub struct Record {
     pub next_allowed_wall_ms: Option<i64>,
     /// When it ended.
     pub ended_wall_ms: Option<i64>,
+    /// Who approved of it, or rejected it.
+    pub decided_by: Option<String>,
+    /// Who wants it tried again although it did not help.
+    pub acked_by: Option<String>,
 }
 
 /// What became of one step.
@@ -197,19 +206,168 @@ pub struct StepRecord {
     pub measured_freed_bytes: Option<i64>,
 }
 
-/// A start that wants to be admitted: one step of one remediation.
+/// What a start is admitted by: everything that the journal alone can answer.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// The remediation.
+pub struct Question {
+    /// The remediation; 0 when somebody only asks.
     pub id: i64,
-    /// The step, as it will be recorded; none when the walk itself is what counts, for rules that only observe.
-    pub step: Option<StepRecord>,
+    /// The rule's name.
+    pub rule: String,
+    /// What is to be acted on.
+    pub target: Target,
+    /// The device of a filesystem.
+    pub device: Option<u64>,
+    /// The step's class.
+    pub class: Class,
     /// Every scope it counts in, with the windows.
     pub budgets: Vec<(Scope, Vec<Limit>)>,
     /// Cooldown and breaker, when this is the remediation's first acting step.
     pub restraint: Option<Restraint>,
+    /// When so many targets are in need at once that none is acted on.
+    pub storm: Storm,
+}
+
+/// When too many targets are in need of service-impacting work at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storm {
+    /// More distinct targets than this,
+    pub targets: u32,
+    /// seen within this time,
+    pub within: Duration,
+    /// stop all such work until it has been calm for this long.
+    pub hold: Duration,
+}
+
+impl Default for Storm {
+    fn default() -> Self {
+        Self { targets: 5, within: Duration::from_secs(300), hold: Duration::from_secs(900) }
+    }
+}
+
+/// A start that wants to be admitted: one step of one remediation.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What it is admitted by.
+    pub question: Question,
+    /// The step, as it will be recorded; none when the walk itself is what counts, for rules that only observe.
+    pub step: Option<StepRecord>,
+    /// Who is told when this is what makes it a storm.
+    pub on_storm: Vec<Letter>,
     /// Now.
     pub now: Moment,
+}
+
+/// One message for one receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Which receiver, by [`crate::notify::Receiver::key`].
+    pub receiver: String,
+    /// The message.
+    pub body: String,
+}
+
+/// A message that waits to be delivered.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its number.
+    pub id: i64,
+    /// The message.
+    pub body: String,
+    /// How long it has been waiting.
+    pub age: Duration,
+    /// How often it was tried.
+    pub tries: u32,
+}
+
+/// What makes the messages of a remediation, when it is known how it stands.
+pub type Write = Box<dyn FnOnce(&Record, &[StepRecord]) -> Vec<Letter> + Send>;
+
+/// Why nothing is begun now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// Which kind.
+    pub what: HaltKind,
+    /// Why, in the words of whoever ordered it.
+    pub reason: String,
+    /// Who ordered it.
+    pub author: String,
+    /// Since when, by the wall clock.
+    pub since_wall_ms: i64,
+    /// How much longer; for ever where not set.
+    pub left: Option<Duration>,
+}
+
+/// The kinds of [`Halt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HaltKind {
+    /// A person has stopped everything.
+    Pause,
+    /// Too many targets are in need at once.
+    Storm,
+}
+
+impl HaltKind {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Storm => "storm",
+        }
+    }
+}
+
+/// What a person decided about a remediation that waits for approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be done.
+    Approve,
+    /// It must not.
+    Reject,
+}
+
+impl Verdict {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// What became of a person's decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decided {
+    /// It holds.
+    Taken,
+    /// There is no remediation of this number.
+    Unknown,
+    /// It does not wait for approval: decided already, ended, or never asked for.
+    NotAwaiting,
+    /// The time to decide has passed.
+    Expired,
+}
+
+/// How a remediation stands with the person who has to approve of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Approval {
+    /// Nobody has been asked.
+    NotAsked,
+    /// Asked, so long ago.
+    Asked(Duration),
+    /// Given, so long ago.
+    Given(Duration),
+    /// Rejected, by whom.
+    Rejected(String),
+}
+
+/// How the end of a remediation was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The number it is known by.
+    pub id: i64,
+    /// Messages for which there was no room.
+    pub dropped: u64,
 }
 
 /// The answer to a request.
@@ -245,9 +403,21 @@ pub struct End {
     pub after: Option<Observation>,
 }
 
+impl End {
+    /// An end whose next time nobody knows.
+    pub fn new(
+        outcome: Outcome,
+        reason: &str,
+        detail: impl Into<String>,
+        after: Option<Observation>,
+    ) -> Self {
+        Self { outcome, reason: reason.to_owned(), detail: detail.into(), next_allowed_wall_ms: None, after }
+    }
+}
+
 impl Record {
     /// What kind of thing it is about, if this version knows it.
     pub fn kind(&self) -> Option<Kind> {
-        [Kind::Filesystem, Kind::Unit, Kind::Container].into_iter().find(|kind| kind.as_str() == self.kind)
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)
     }
 }

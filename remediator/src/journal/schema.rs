@@ -6,13 +6,15 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::Error;
 
-/// Written to `user_version`.
-const VERSION: i64 = 1;
+/// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
+const SHAPES: [&str; 2] = [TABLES, PEOPLE];
+/// The version known here.
+const VERSION: i64 = 2;
 
 /// How much database and log are grown beforehand, in bytes: room for thousands of remediations.
 const GROWN: u32 = 4 << 20;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE remediation (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     rule TEXT NOT NULL,
@@ -83,6 +85,44 @@ CREATE TABLE boot (
 ) STRICT;
 ";
 
+/// What people decide, and what they are told.
+const PEOPLE: &str = "
+-- Whether its rule may interrupt a service: what a storm is counted by.
+ALTER TABLE remediation ADD COLUMN impact INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE remediation ADD COLUMN asked TEXT;          -- a Moment, JSON: since when it waits for approval
+ALTER TABLE remediation ADD COLUMN decided TEXT;        -- a Moment, JSON
+ALTER TABLE remediation ADD COLUMN decided_by TEXT;
+ALTER TABLE remediation ADD COLUMN verdict TEXT;        -- approve, reject
+ALTER TABLE remediation ADD COLUMN acked_by TEXT;       -- who wants it tried again although it did not help
+CREATE INDEX remediation_impact ON remediation (last_seen_wall_ms) WHERE impact = 1;
+-- Why nothing is begun: a pause, a storm. In force until `last` is `lasts_ms` ago; for ever where that is not set.
+CREATE TABLE halt (
+    what TEXT PRIMARY KEY,          -- pause, storm
+    reason TEXT NOT NULL,
+    author TEXT NOT NULL,
+    since TEXT NOT NULL,            -- a Moment, JSON
+    last TEXT NOT NULL,             -- a Moment, JSON
+    lasts_ms INTEGER
+) STRICT;
+-- What people told the remediator.
+CREATE TABLE command (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    wall_ms INTEGER NOT NULL,
+    author TEXT NOT NULL,
+    what TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+-- Messages that a receiver has not taken yet.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    receiver TEXT NOT NULL,
+    body TEXT NOT NULL,
+    queued TEXT NOT NULL,           -- a Moment, JSON
+    tries INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX outbox_receiver ON outbox (receiver, id);
+";
+
 /// Opens the file for writing and brings it to this version.
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let mut connection = Connection::open(path)?;
@@ -93,11 +133,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     // Closing the last connection would delete the log that was grown beforehand, and the next start on a full disk
     // could not make it again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    if version(path, &connection)? == 0 {
+    let found = version(path, &connection)?;
+    let known = usize::try_from(found).unwrap_or(0);
+    if known < SHAPES.len() {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(TABLES)?;
+        for shape in SHAPES.iter().skip(known) {
+            transaction.execute_batch(shape)?;
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
+    }
+    if known == 0 {
         grow(&connection)?;
     }
     Ok(connection)

@@ -1,44 +1,28 @@
 //! What is written: deliveries, reservations, transitions and ends. Each method is one durable change.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{collections::BTreeMap, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::{
-    Accepted, Admission, End, Error, Incoming, Journal, Record, Renamed, Request, StepRecord, Tally, query,
+    Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request,
+    StepRecord, Tally, Write, outbox, query, reserve,
+    timeline::{note_boot, note_counted, retain},
 };
-use crate::{
-    admission::{self, Refusal},
-    clock::Moment,
-    observe::Observation,
-    target::Target,
-    text::printable,
-};
+use crate::{admission::Refusal, clock::Moment, observe::Observation, text::printable};
 
-/// Open remediations at most; more is a flood, and the sender is asked to come again.
-const OPEN_MAX: usize = 10_000;
-/// Ended remediations kept, newest first. Those that acted are kept beside them: limits bound their number, and the
-/// breaker must not forget them in a flood of refusals.
-const HISTORY_MAX: i64 = 100_000;
-/// Starts are kept for longer than any window is likely to be, in milliseconds: a year and a day.
-const STARTS_MS: i64 = 366 * 86_400_000;
-/// How long ended remediations are kept, in milliseconds: 90 days.
-const HISTORY_MS: i64 = 90 * 86_400_000;
 /// After so long a silence, in milliseconds, the same refusal is news again: 24 hours.
 const SILENCE_MS: i64 = 86_400_000;
-/// Boots that are remembered.
-const BOOTS_MAX: i64 = 1000;
-/// So much a wall clock may drift, in milliseconds, before its boot is noted anew.
-const DRIFT_MS: i64 = 1000;
 
 impl Journal {
-    /// Takes one delivery's admitted alerts, all or none.
+    /// Takes one delivery's admitted alerts, all or none. None while `most` remediations are open already: each of them
+    /// comes to an end by itself, so whoever sends it again gets through.
     ///
     /// # Errors
     /// When it is not on disk; the sender must come again.
-    pub async fn accept(&self, alerts: Vec<Incoming>, now: Moment) -> Result<Accepted, Error> {
-        self.try_change(move |db| accept(db, &alerts, &now)).await
+    pub async fn accept(&self, alerts: Vec<Incoming>, most: usize, now: Moment) -> Result<Accepted, Error> {
+        self.try_change(move |db| accept(db, &alerts, most, &now)).await
     }
 
     /// The numbers of the remediations that have no outcome yet, with their targets. Notes where the wall clock stands.
@@ -62,6 +46,42 @@ impl Journal {
     /// When the file cannot be read.
     pub async fn remediation(&self, id: i64) -> Result<Option<Record>, Error> {
         self.change(move |db| Ok(query::records(db, "WHERE id = ?1", params![id])?.pop())).await
+    }
+
+    /// The number of the remediation that is open for this rule and target.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn open_number(
+        &self,
+        rule: String,
+        kind: &'static str,
+        target: String,
+    ) -> Result<Option<i64>, Error> {
+        self.change(move |db| {
+            db.query_row(
+                "SELECT id FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
+                params![rule, kind, target],
+                |row| row.get(0),
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// How long ago the alert of a remediation came.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn age(&self, id: i64, now: Moment) -> Result<Duration, Error> {
+        self.change(move |db| {
+            let now = query::on_timeline(db, &now)?;
+            let received = query::moment("received");
+            let mut rows =
+                db.prepare_cached(&format!("SELECT {received} FROM remediation AS one WHERE id = ?1"))?;
+            rows.query_row(params![id], |row| Ok(query::from_json::<Moment>(row, 0)?.age(&now)))
+        })
+        .await
     }
 
     /// The steps of one remediation, in order.
@@ -98,7 +118,23 @@ impl Journal {
     /// # Errors
     /// When it is not on disk, and so not admitted.
     pub async fn reserve(&self, request: Request) -> Result<Admission, Error> {
-        self.change(move |db| reserve(db, &request)).await
+        self.change(move |db| reserve::reserve(db, &request)).await
+    }
+
+    /// Whether a start would be admitted now. Counts nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn would_admit(
+        &self,
+        question: Question,
+        now: Moment,
+    ) -> Result<std::result::Result<(), Refusal>, Error> {
+        self.change(move |db| {
+            note_boot(db, &now)?;
+            reserve::decide(db, &question, &query::on_timeline(db, &now)?)
+        })
+        .await
     }
 
     /// Takes back a reservation whose action was never called.
@@ -106,7 +142,7 @@ impl Journal {
     /// # Errors
     /// When it is not on disk.
     pub async fn release(&self, id: i64, step: i64) -> Result<(), Error> {
-        self.change(move |db| release(db, id, step)).await
+        self.change(move |db| reserve::release(db, id, step)).await
     }
 
     /// From here on the action may have been called.
@@ -168,7 +204,13 @@ impl Journal {
     pub async fn forget_steps(&self, id: i64) -> Result<(), Error> {
         self.change(move |db| {
             db.execute("DELETE FROM step WHERE remediation = ?1", params![id])?;
-            db.execute("UPDATE remediation SET step = 0 WHERE id = ?1", params![id]).map(drop)
+            // What people approved of is no longer what would be done.
+            db.execute(
+                "UPDATE remediation SET step = 0, asked = NULL, decided = NULL, decided_by = NULL, verdict = NULL
+                 WHERE id = ?1",
+                params![id],
+            )
+            .map(drop)
         })
         .await
     }
@@ -196,7 +238,7 @@ impl Journal {
         self.change(move |db| {
             db.execute(
                 "UPDATE remediation SET reason = ?2, detail = ?3, next_allowed_wall_ms = ?4 WHERE id = ?1",
-                params![id, refusal.reason, refusal.detail, next_allowed_wall_ms],
+                params![id, refusal.reason.as_str(), refusal.detail, next_allowed_wall_ms],
             )
             .map(drop)
         })
@@ -204,12 +246,13 @@ impl Journal {
     }
 
     /// Ends a remediation. A refusal, plan or no-need that only repeats the one before it is folded into that one,
-    /// so that an alert which stays for weeks does not push the history out. Answers the number it is known by then.
+    /// so that an alert which stays for weeks does not push the history out. What is news is written down for the
+    /// receivers in the same change: nobody can die between the two.
     ///
     /// # Errors
     /// When it is not on disk.
-    pub async fn end(&self, id: i64, end: End, now: Moment) -> Result<i64, Error> {
-        self.change(move |db| finish(db, id, &end, &now)).await
+    pub async fn end(&self, id: i64, end: End, write: Write, now: Moment) -> Result<Ended, Error> {
+        self.change(move |db| finish(db, id, &end, write, &now)).await
     }
 
     /// Steps that were reserved or running when the process before this one ended.
@@ -229,72 +272,8 @@ impl Journal {
     }
 }
 
-/// What limits and breaker count by goes by the timeline: a wall clock that is years ahead for a moment must not make
-/// them forget everything.
-fn retain(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
-    note_boot(db, now)?;
-    let timeline = query::on_timeline(db, now)?.wall_ms;
-    db.execute(
-        "DELETE FROM remediation WHERE outcome IS NOT NULL AND acted = 0 AND (ended_wall_ms < ?1 OR id <= (
-           SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2))",
-        params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
-    )?;
-    let (ended, made) = (query::moment("ended"), query::moment("moment"));
-    db.execute(
-        &format!(
-            "DELETE FROM remediation WHERE id IN (SELECT id FROM remediation AS one
-               WHERE acted = 1 AND outcome IS NOT NULL AND json_extract({ended}, '$.wall_ms') < ?1)"
-        ),
-        params![timeline - HISTORY_MS],
-    )?;
-    db.execute(
-        &format!(
-            "DELETE FROM start WHERE id IN (SELECT id FROM start AS one WHERE json_extract({made}, '$.wall_ms') < ?1)"
-        ),
-        params![timeline - STARTS_MS],
-    )?;
-    db.execute(
-        "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
-        params![BOOTS_MAX],
-    )
-    .map(drop)
-}
-
-/// Keeps the timeline: notes a boot that is new, and in a known one where its wall clock stands after it was set. Only
-/// the gap between two boots is measured by it, so that setting it makes nothing older or younger.
-fn note_boot(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
-    let known: Option<i64> = db
-        .prepare_cached("SELECT epoch_ms FROM boot WHERE id = ?1")?
-        .query_row(params![now.boot_id], |row| row.get(0))
-        .optional()?;
-    match known {
-        Some(epoch) if (epoch - now.epoch_ms()).abs() <= DRIFT_MS => Ok(()),
-        Some(_) => db
-            .execute("UPDATE boot SET epoch_ms = ?2 WHERE id = ?1", params![now.boot_id, now.epoch_ms()])
-            .map(drop),
-        // The first one of all takes the wall clock's word; each later one begins behind all that was counted before.
-        None => db
-            .execute(
-                "INSERT INTO boot (id, began_ms, epoch_ms, counted_ms)
-                 SELECT ?1, began, ?2, began FROM (
-                   SELECT coalesce((SELECT max(began_ms + ?2 - epoch_ms, counted_ms) FROM boot
-                                    ORDER BY rowid DESC LIMIT 1), ?2) AS began)",
-                params![now.boot_id, now.epoch_ms()],
-            )
-            .map(drop),
-    }
-}
-
-/// Something is counted now.
-fn note_counted(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
-    note_boot(db, now)?;
-    db.prepare_cached("UPDATE boot SET counted_ms = max(counted_ms, began_ms + ?2) WHERE id = ?1")?
-        .execute(params![now.boot_id, now.boot_ms])
-        .map(drop)
-}
-
-fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Result<Accepted> {
-    if !has_room(db, alerts)? {
+fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> rusqlite::Result<Accepted> {
+    if !has_room(db, alerts, most)? {
         return Ok(Accepted::TooMany);
     }
     let mut tally = Tally::default();
@@ -311,7 +290,7 @@ fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Resul
     )?;
     let mut insert = db.prepare_cached(
         "INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
-         last_seen_wall_ms) VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7)",
+         last_seen_wall_ms, impact) VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7, ?8)",
     )?;
     let received = json(now)?;
     for alert in alerts {
@@ -322,33 +301,33 @@ fn accept(db: &Connection, alerts: &[Incoming], now: &Moment) -> rusqlite::Resul
             tally.absorbed += 1;
         } else {
             let labels = json(&alert.labels)?;
-            insert.execute(params![key.0, key.1, key.2, alert.fingerprint, labels, received, now.wall_ms])?;
+            let fixed =
+                params![key.0, key.1, key.2, alert.fingerprint, labels, received, now.wall_ms, alert.impact];
+            insert.execute(fixed)?;
             tally.opened += 1;
         }
     }
     Ok(Accepted::Taken(tally))
 }
 
-/// Whether the remediations that these alerts would open fit beside those already open.
-fn has_room(db: &Connection, alerts: &[Incoming]) -> rusqlite::Result<bool> {
+/// Whether there is room, or nothing new is opened. By what was open before: a delivery with more targets than the
+/// bound would otherwise be refused and sent again for ever.
+fn has_room(db: &Connection, alerts: &[Incoming], most: usize) -> rusqlite::Result<bool> {
     let open: usize =
         db.query_row("SELECT count(*) FROM remediation WHERE outcome IS NULL", [], |row| row.get(0))?;
-    let keys: HashSet<(&str, &Target)> = alerts
-        .iter()
-        .filter(|alert| alert.firing)
-        .map(|alert| (alert.rule.as_str(), &alert.target))
-        .collect();
-    if open + keys.len() <= OPEN_MAX {
+    if open < most {
         return Ok(true);
     }
     let mut is_open = db.prepare_cached(
         "SELECT 1 FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
     )?;
-    let mut new = 0;
-    for (rule, target) in keys {
-        new += usize::from(!is_open.exists(params![rule, target.kind().as_str(), target.name()])?);
+    for alert in alerts.iter().filter(|alert| alert.firing) {
+        let key = (&alert.rule, alert.target.kind().as_str(), alert.target.name());
+        if !is_open.exists(params![key.0, key.1, key.2])? {
+            return Ok(false);
+        }
     }
-    Ok(open + new <= OPEN_MAX)
+    Ok(true)
 }
 
 fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Result<Renamed> {
@@ -377,65 +356,7 @@ fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Res
     Ok(Renamed::Absorbed)
 }
 
-fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Admission> {
-    note_counted(db, &request.now)?;
-    let now = query::on_timeline(db, &request.now)?;
-    let (rule, kind, target): (String, String, String) = db.query_row(
-        "SELECT rule, kind, target FROM remediation WHERE id = ?1",
-        params![request.id],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
-    // A walk that only observes, interrupted after it was admitted.
-    if request.step.is_none() && counted(db, -request.id)? {
-        return Ok(Admission::Admitted(0));
-    }
-    if let Some(restraint) = &request.restraint {
-        let history = query::history(db, &rule, &kind, &target)?;
-        if let Err(refusal) = restraint.admits(&history, &now) {
-            return Ok(Admission::Refused(refusal));
-        }
-    }
-    let budgets = request
-        .budgets
-        .iter()
-        .map(|(scope, limits)| query::budget(db, scope, limits))
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    if let Err(refusal) = admission::limits(&budgets, &now) {
-        return Ok(Admission::Refused(refusal));
-    }
-    let step = match &request.step {
-        Some(record) => insert_step(db, request.id, record)?,
-        None => -request.id,
-    };
-    for (scope, _) in &request.budgets {
-        db.execute(
-            "INSERT INTO start (scope, step, moment) VALUES (?1, ?2, ?3)",
-            params![scope.key(), step, json(&request.now)?],
-        )?;
-    }
-    if let Some(record) = &request.step {
-        db.execute(
-            "UPDATE remediation SET phase = 'reserved', step = ?2, reason = NULL, detail = NULL,
-             next_allowed_wall_ms = NULL WHERE id = ?1",
-            params![request.id, integer(record.position)],
-        )?;
-        event(db, request.id, request.now.wall_ms, "reserved", &record.action)?;
-    }
-    Ok(Admission::Admitted(step))
-}
-
-/// Whether a start is counted for this step.
-fn counted(db: &Connection, step: i64) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM start WHERE step = ?1")?.exists(params![step])
-}
-
-fn release(db: &Connection, id: i64, step: i64) -> rusqlite::Result<()> {
-    db.execute("DELETE FROM start WHERE step = ?1", params![step])?;
-    db.execute("DELETE FROM step WHERE id = ?1", params![step])?;
-    db.execute("UPDATE remediation SET phase = 'received' WHERE id = ?1", params![id]).map(drop)
-}
-
-fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<i64> {
+pub(super) fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<i64> {
     // Taken up again after a wait or a crash, it is judged anew.
     db.execute(
         "DELETE FROM step WHERE remediation = ?1 AND position = ?2 AND state IN ('skipped', 'planned')",
@@ -460,20 +381,16 @@ fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<
     Ok(db.last_insert_rowid())
 }
 
-fn finish(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result<i64> {
+fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> rusqlite::Result<Ended> {
     note_counted(db, now)?;
     let after = end.after.as_ref().map(json).transpose()?;
     let detail = printable(&end.detail);
-    let known_as = match repeated(db, id, end, now)? {
-        Some(earlier) => {
-            fold(db, id, earlier)?;
-            earlier
-        }
-        None => {
-            event(db, id, now.wall_ms, end.outcome.as_str(), &detail)?;
-            id
-        }
-    };
+    let known_as = repeated(db, id, end, now)?.unwrap_or(id);
+    if known_as == id {
+        event(db, id, now.wall_ms, end.outcome.as_str(), &detail)?;
+    } else {
+        fold(db, id, known_as)?;
+    }
     db.execute(
         "UPDATE remediation SET phase = 'ended', outcome = ?2, reason = ?3, detail = ?4, next_allowed_wall_ms = ?5,
          after = ?6, ended = ?7, ended_wall_ms = ?8 WHERE id = ?1",
@@ -488,7 +405,9 @@ fn finish(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result
             now.wall_ms
         ],
     )?;
-    Ok(known_as)
+    // What only repeats has been told already.
+    let dropped = if known_as == id { outbox::tell(db, id, write, now)? } else { 0 };
+    Ok(Ended { id: known_as, dropped })
 }
 
 /// Adds a remediation to an earlier one, which then shows what was seen and judged last.
@@ -522,7 +441,13 @@ fn repeated(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Resu
     .optional()
 }
 
-fn event(db: &Connection, id: i64, wall_ms: i64, what: &str, detail: &str) -> rusqlite::Result<()> {
+pub(super) fn event(
+    db: &Connection,
+    id: i64,
+    wall_ms: i64,
+    what: &str,
+    detail: &str,
+) -> rusqlite::Result<()> {
     db.execute(
         "INSERT INTO event (remediation, wall_ms, what, detail) VALUES (?1, ?2, ?3, ?4)",
         params![id, wall_ms, what, detail],
@@ -531,11 +456,11 @@ fn event(db: &Connection, id: i64, wall_ms: i64, what: &str, detail: &str) -> ru
 }
 
 /// A value as stored JSON.
-fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+pub(super) fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
-fn integer(position: usize) -> i64 {
+pub(super) fn integer(position: usize) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 

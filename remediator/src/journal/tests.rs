@@ -14,10 +14,11 @@ use rusqlite::params;
 use tempfile::TempDir;
 
 use super::{
-    Accepted, Admission, End, Error, FILE, Incoming, Journal, Reader, Request, StepRecord, StepState, Tally,
+    Accepted, Admission, Approval, Decided, End, Error, FILE, HaltKind, Incoming, Journal, Letter, Question,
+    Reader, Request, StepRecord, StepState, Storm, Tally, Verdict, Write,
 };
 use crate::{
-    admission::Scope,
+    admission::{Reason, Scope},
     clock::Moment,
     outcome::Outcome,
     policy::{Class, Limit},
@@ -62,6 +63,7 @@ fn alert(name: &str) -> Incoming {
         rule: "rule".to_owned(),
         target: target(name),
         firing: true,
+        impact: true,
         fingerprint: String::new(),
         labels: BTreeMap::new(),
     }
@@ -69,7 +71,7 @@ fn alert(name: &str) -> Incoming {
 
 /// Opens a remediation and answers its number.
 async fn opened(journal: &Journal, name: &str, now: Moment) -> i64 {
-    let accepted = journal.accept(vec![alert(name)], now.clone()).await.unwrap();
+    let accepted = journal.accept(vec![alert(name)], 10_000, now.clone()).await.unwrap();
     assert_eq!(accepted, Accepted::Taken(Tally { opened: 1, ..Tally::default() }));
     *journal.open_targets(now).await.unwrap().keys().last().unwrap()
 }
@@ -92,11 +94,25 @@ fn step() -> StepRecord {
 
 fn request(id: i64, limits: &[&str], now: Moment) -> Request {
     let limits: Vec<Limit> = limits.iter().map(|text| text.parse().unwrap()).collect();
-    Request { id, step: Some(step()), budgets: vec![(Scope::Host, limits)], restraint: None, now }
+    let question = Question {
+        id,
+        rule: "rule".to_owned(),
+        target: target("a.service"),
+        device: None,
+        class: Class::S2,
+        budgets: vec![(Scope::Host, limits)],
+        restraint: None,
+        storm: Storm::default(),
+    };
+    Request { question, step: Some(step()), on_storm: Vec::new(), now }
 }
 
 fn end(outcome: Outcome, reason: &str) -> End {
-    End { outcome, reason: reason.to_owned(), detail: String::new(), next_allowed_wall_ms: None, after: None }
+    End::new(outcome, reason, "", None)
+}
+
+fn nobody() -> Write {
+    Box::new(|_, _| Vec::new())
 }
 
 /// Acts on a remediation and ends it.
@@ -109,7 +125,7 @@ async fn act(journal: &Journal, id: i64, outcome: Outcome, now: Moment) {
         .verifying(id, step_id, StepRecord { state: StepState::Done, ..step() }, now.clone())
         .await
         .unwrap();
-    journal.end(id, end(outcome, "x"), now).await.unwrap();
+    journal.end(id, end(outcome, "x"), nobody(), now).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +142,7 @@ async fn those_who_ask_together_are_decided_one_after_the_other() {
         askers.spawn(async move {
             match journal.reserve(request(id, &["7/1h"], at(1))).await.unwrap() {
                 Admission::Admitted(_) => drop(admitted.fetch_add(1, Ordering::SeqCst)),
-                Admission::Refused(refusal) => assert_eq!(refusal.reason, "limited"),
+                Admission::Refused(refusal) => assert_eq!(refusal.reason, Reason::Limited),
             }
         });
     }
@@ -146,7 +162,7 @@ async fn what_is_confirmed_is_there_for_others_to_see() {
         let (journal, path) = (journal.clone(), dir.path().to_owned());
         senders.spawn(async move {
             let name = format!("a{number}.service");
-            journal.accept(vec![alert(&name)], at(number)).await.unwrap();
+            journal.accept(vec![alert(&name)], 10_000, at(number)).await.unwrap();
             tokio::task::spawn_blocking(move || {
                 let reader = Reader::open(&path).unwrap();
                 assert_eq!(reader.recent(None, Some(&name), 2).unwrap().len(), 1, "{name} is not there");
@@ -187,8 +203,8 @@ async fn a_change_that_fails_takes_no_other_with_it() {
         db.execute("UPDATE boot SET began_ms = 1", [])?;
         db.execute("INSERT INTO remediation (rule) VALUES ('half')", [])
     });
-    let good = journal.accept(vec![alert("good.service")], at(0));
-    let after = journal.accept(vec![alert("after.service")], at(0));
+    let good = journal.accept(vec![alert("good.service")], 10_000, at(0));
+    let after = journal.accept(vec![alert("after.service")], 10_000, at(0));
     let (good, bad, after) = together(&dir, &journal, async { tokio::join!(good, bad, after) }).await;
     assert!(matches!(bad, Err(Error::Sqlite(_))));
     assert!(good.is_ok() && after.is_ok());
@@ -206,9 +222,9 @@ async fn a_transaction_that_ended_by_itself_confirms_nothing() {
              BEGIN SELECT RAISE(ROLLBACK, 'disk I/O error'); END",
         )
         .unwrap();
-    let before = journal.accept(vec![alert("before.service")], at(0));
-    let bad = journal.accept(vec![alert("bad.service")], at(0));
-    let after = journal.accept(vec![alert("after.service")], at(0));
+    let before = journal.accept(vec![alert("before.service")], 10_000, at(0));
+    let bad = journal.accept(vec![alert("bad.service")], 10_000, at(0));
+    let after = journal.accept(vec![alert("after.service")], 10_000, at(0));
     let (before, bad, after) = together(&dir, &journal, async { tokio::join!(before, bad, after) }).await;
     let names: Vec<String> =
         reader(&dir).recent(None, None, 9).unwrap().into_iter().map(|one| one.target).collect();
@@ -220,7 +236,7 @@ async fn a_transaction_that_ended_by_itself_confirms_nothing() {
         );
     }
     assert!(!names.contains(&"before.service".to_owned()), "it shared the transaction that broke");
-    assert!(journal.accept(vec![alert("later.service")], at(0)).await.is_ok());
+    assert!(journal.accept(vec![alert("later.service")], 10_000, at(0)).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +248,7 @@ async fn a_writer_that_is_gone_says_so_to_everybody() {
     while journal.has_room() {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(journal.accept(vec![alert("a.service")], at(0)).await, Err(Error::Closed)));
+    assert!(matches!(journal.accept(vec![alert("a.service")], 10_000, at(0)).await, Err(Error::Closed)));
     assert!(matches!(journal.open_targets(at(0)).await, Err(Error::Closed)));
 }
 
@@ -282,7 +298,7 @@ async fn reading_disturbs_no_writer_and_sees_no_half() {
     });
     for delivery in 0..60 {
         let alerts = (0..10).map(|number| alert(&format!("a{delivery}-{number}.service"))).collect();
-        journal.accept(alerts, at(0)).await.unwrap();
+        journal.accept(alerts, 10_000, at(0)).await.unwrap();
     }
     while looks.load(Ordering::SeqCst) == 0 {
         assert!(!looking.is_finished(), "the reader has ended");
@@ -296,20 +312,27 @@ async fn reading_disturbs_no_writer_and_sees_no_half() {
     assert!(denied.to_string().contains("readonly"), "{denied}");
 }
 
+/// A delivery that is larger than the bound is taken, or it would be sent again for ever; the next one has to wait.
 #[tokio::test]
-async fn more_than_can_be_open_is_refused_whole() {
+async fn while_it_is_full_a_delivery_is_refused_whole() {
     let (dir, journal) = open();
     let alerts =
         |range: std::ops::Range<u32>| range.map(|number| alert(&format!("a{number}.service"))).collect();
-    assert!(matches!(journal.accept(alerts(0..9_990), at(0)).await.unwrap(), Accepted::Taken(_)));
-    assert_eq!(journal.accept(alerts(9_980..10_001), at(0)).await.unwrap(), Accepted::TooMany);
-    assert_eq!(reader(&dir).queue().unwrap().0, 9_990);
+    let accept = async |alerts: Vec<Incoming>| journal.accept(alerts, 100, at(0)).await.unwrap();
+    assert!(matches!(accept(alerts(0..99)).await, Accepted::Taken(_)));
+    assert!(matches!(accept(alerts(90..1_000)).await, Accepted::Taken(tally) if tally.opened == 901));
+    assert_eq!(accept(alerts(990..1_010)).await, Accepted::TooMany);
+    assert_eq!(reader(&dir).queue().unwrap().0, 1_000, "nothing of it was taken");
     // What is known already takes no room, and a resolved one never does.
-    let mut more: Vec<Incoming> = alerts(9_980..10_000);
+    let mut more: Vec<Incoming> = alerts(980..1_000);
     more.push(Incoming { firing: false, ..alert("other.service") });
-    let tally = Tally { opened: 10, absorbed: 10, resolved: 0 };
-    assert_eq!(journal.accept(more, at(0)).await.unwrap(), Accepted::Taken(tally));
-    assert_eq!(journal.accept(vec![alert("one-more.service")], at(0)).await.unwrap(), Accepted::TooMany);
+    let tally = Tally { opened: 0, absorbed: 20, resolved: 0 };
+    assert_eq!(accept(more).await, Accepted::Taken(tally));
+    // Each comes to its end, and there is room again.
+    for id in journal.open_targets(at(1)).await.unwrap().into_keys().take(901) {
+        journal.end(id, end(Outcome::Blocked, "x"), nobody(), at(1)).await.unwrap();
+    }
+    assert!(matches!(accept(alerts(990..1_010)).await, Accepted::Taken(_)));
 }
 
 #[tokio::test]
@@ -317,7 +340,7 @@ async fn repeats_are_folded_and_news_is_not() {
     let (dir, journal) = open();
     let ended = async |second: i64, outcome, reason: &str| {
         let id = opened(&journal, "a.service", at(second)).await;
-        journal.end(id, end(outcome, reason), at(second + 1)).await.unwrap()
+        journal.end(id, end(outcome, reason), nobody(), at(second + 1)).await.unwrap().id
     };
     let first = ended(0, Outcome::Limited, "cooldown").await;
     assert_eq!(ended(100, Outcome::Limited, "cooldown").await, first);
@@ -464,4 +487,98 @@ async fn a_clean_end_gives_no_room_back() {
 fn a_directory_that_cannot_be_made_is_named() {
     let error = Journal::open(Path::new("/proc/no/such")).err().unwrap();
     assert!(error.to_string().starts_with("/proc/no/such: "), "{error}");
+}
+
+/// A pause outlives the process, keeps its time whatever the wall clock does, and is over when it is over.
+#[tokio::test]
+async fn a_pause_holds_for_its_time_and_one_without_an_end_until_resumed() {
+    let (dir, journal) = open();
+    let id = opened(&journal, "a.service", at(0)).await;
+    let refused = async |now: Moment| {
+        let request = request(id, &[], now);
+        match journal.reserve(request).await.unwrap() {
+            Admission::Refused(refusal) => Some((refusal.reason, refusal.wait.as_secs(), refusal.detail)),
+            Admission::Admitted(step) => {
+                journal.release(id, step).await.unwrap();
+                None
+            }
+        }
+    };
+    let pause = async |lasts: Option<u64>, now| {
+        let lasts = lasts.map(Duration::from_secs);
+        journal.pause("deploy".to_owned(), "root".to_owned(), lasts, now).await.unwrap();
+    };
+    pause(Some(3600), at(10)).await;
+    let text = "paused by root: deploy".to_owned();
+    assert_eq!(refused(at(10)).await, Some((Reason::Paused, 3600, text.clone())));
+    // A day forward by the wall clock is ten minutes by the clock that counts.
+    let ahead = Moment { wall_ms: 86_400_000, ..at(610) };
+    assert_eq!(refused(ahead).await, Some((Reason::Paused, 3000, text)));
+    assert_eq!(refused(at(3610)).await, None);
+    pause(None, at(4000)).await;
+    assert_eq!(refused(at(9_000_000)).await.unwrap().0, Reason::Paused);
+    let halts = reader(&dir).halts(&at(9_000_000)).unwrap();
+    assert_eq!((halts.len(), halts[0].what, halts[0].left), (1, HaltKind::Pause, None));
+    assert_eq!(journal.resume("root".to_owned(), at(9_000_001)).await.unwrap(), [HaltKind::Pause]);
+    assert_eq!(refused(at(9_000_001)).await, None);
+    let commands: Vec<String> = reader(&dir)
+        .commands(9)
+        .unwrap()
+        .into_iter()
+        .map(|(_, author, what, _)| author + " " + &what)
+        .collect();
+    assert_eq!(commands, ["root resume", "root pause", "root pause"]);
+}
+
+#[tokio::test]
+async fn an_approval_is_taken_once_and_in_time() {
+    let (_dir, journal) = open();
+    let within = Duration::from_secs(1800);
+    let decide = async |id, verdict, second| {
+        journal.decide(id, verdict, "uid 7".to_owned(), within, at(second)).await.unwrap()
+    };
+    let id = opened(&journal, "a.service", at(0)).await;
+    assert_eq!(decide(id, Verdict::Approve, 1).await, Decided::NotAwaiting, "nobody asked");
+    assert_eq!(decide(99, Verdict::Approve, 1).await, Decided::Unknown);
+    assert_eq!(journal.approval(id, at(1)).await.unwrap(), Approval::NotAsked);
+    let letter = Letter { receiver: "r".to_owned(), body: "please".to_owned() };
+    let write = || -> Write {
+        let letter = letter.clone();
+        Box::new(move |_, _| vec![letter])
+    };
+    journal.ask(id, write(), at(10)).await.unwrap();
+    // Asked again after a crash: the time goes on, and nobody is told twice.
+    journal.ask(id, write(), at(20)).await.unwrap();
+    assert_eq!(journal.approval(id, at(30)).await.unwrap(), Approval::Asked(Duration::from_secs(20)));
+    let waiting = journal.next_letter("r".to_owned(), at(30)).await.unwrap().unwrap();
+    journal.letter_done(waiting.id).await.unwrap();
+    assert!(journal.next_letter("r".to_owned(), at(30)).await.unwrap().is_none());
+    assert_eq!(decide(id, Verdict::Approve, 40).await, Decided::Taken);
+    assert_eq!(journal.approval(id, at(50)).await.unwrap(), Approval::Given(Duration::from_secs(10)));
+    assert_eq!(decide(id, Verdict::Reject, 50).await, Decided::NotAwaiting, "it is decided");
+    let late = opened(&journal, "b.service", at(0)).await;
+    journal.ask(late, nobody(), at(0)).await.unwrap();
+    assert_eq!(decide(late, Verdict::Approve, 1800).await, Decided::Expired);
+    assert_eq!(decide(late, Verdict::Reject, 1799).await, Decided::Taken);
+    assert_eq!(journal.approval(late, at(1800)).await.unwrap(), Approval::Rejected("uid 7".to_owned()));
+}
+
+/// A file of the first shape becomes one of this, with what is in it.
+#[tokio::test]
+async fn an_older_file_is_brought_up_to_this_version() {
+    let dir = directory();
+    let db = second_connection(&dir);
+    db.execute_batch(super::schema::TABLES).unwrap();
+    db.execute_batch(
+        "INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
+           last_seen_wall_ms) VALUES ('rule', 'unit', 'a.service', 'received', '', '{}',
+           '{\"wall_ms\": 0, \"boot_ms\": 0, \"boot_id\": \"boot\"}', 0, 0)",
+    )
+    .unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    drop(db);
+    let journal = Journal::open(dir.path()).unwrap();
+    let open = journal.open_targets(at(1)).await.unwrap();
+    assert_eq!(open.into_values().collect::<Vec<_>>(), ["unit a.service"]);
+    assert!(reader(&dir).halts(&at(1)).unwrap().is_empty());
 }

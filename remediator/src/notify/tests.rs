@@ -3,22 +3,22 @@
 use std::{
     io::Write,
     sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
 use evenkeel_host::web::{self, Limits, Listener, Response, Security, read_body, reply};
 use hyper::{HeaderMap, StatusCode, header};
+use reqwest::{Client, redirect};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::*;
-
-impl Notifier {
-    /// One receiver whose messages stay in the test's hands.
-    pub(crate) fn kept(on: Vec<On>) -> (Self, mpsc::Receiver<String>) {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let receiver = Receiver { url: Secret::new("http://receiver.example"), bearer_token: None, on };
-        (Self { receivers: Arc::new(vec![(receiver, sender)]), host: "vps1".into(), metrics: None }, queue)
-    }
-}
+use super::{courier::Courier, *};
+use crate::{
+    clock::Moment,
+    config::{Config, tests::config},
+};
 
 /// A receiver that answers with these codes, the last of them for ever, and remembers what it got.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ fn notice(outcome: Outcome) -> Notice {
         rule: "disk-high".to_owned(),
         kind: "filesystem".to_owned(),
         target: "/srv/it's; reboot".to_owned(),
-        outcome,
+        occasion: Occasion::Ended(outcome),
         reason: "steps_used_up".to_owned(),
         summary: "it was done, and it is not well".to_owned(),
         before: Some("91.0 % used".to_owned()),
@@ -93,37 +93,108 @@ fn notice(outcome: Outcome) -> Notice {
 
 fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build().unwrap()
+    Client::builder().no_proxy().redirect(redirect::Policy::none()).build().unwrap()
 }
 
-fn courier(url: &str) -> Courier {
-    Courier {
-        client: client(),
-        receiver: receiver(url, &[On::All]),
-        metrics: Metrics::new(&[]),
-        pause: Duration::from_millis(1),
-        stop: CancellationToken::new(),
+/// Where messages wait, by a clock that a test sets.
+struct Waiting {
+    post: Post,
+    ahead: Arc<Mutex<Duration>>,
+    _dir: TempDir,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let ahead = Arc::new(Mutex::new(Duration::ZERO));
+        let set = ahead.clone();
+        let clock = Clock::new(move || {
+            let ms = i64::try_from(set.lock().unwrap().as_millis()).unwrap();
+            Moment { wall_ms: ms, boot_ms: ms, boot_id: "boot".to_owned() }
+        });
+        let post = Post {
+            journal: Journal::open(dir.path()).unwrap(),
+            clock,
+            metrics: Metrics::new(&[]),
+            bell: Arc::new(watch::Sender::new(())),
+        };
+        Self { post, ahead, _dir: dir }
+    }
+
+    async fn tell(&self, receivers: &[Receiver], notice: &Notice) {
+        let notifier = Notifier::new(self.post.clone()).to(receivers, "vps1");
+        let letters = notifier.letters(notice);
+        let dropped = self.post.journal.post(letters, self.post.clock.now()).await.unwrap();
+        notifier.ring(dropped);
+    }
+
+    fn count(&self, delivery: Delivery) -> u64 {
+        self.post.metrics.notifications(delivery)
+    }
+
+    fn courier(&self, url: &str) -> Courier {
+        Courier {
+            client: client(),
+            bell: self.post.bell.subscribe(),
+            post: self.post.clone(),
+            receiver: receiver(url, &[On::All]),
+            pause: Duration::from_millis(1),
+            replaced: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The whole thing.
+    fn office(&self, receivers: &[Receiver]) -> Office {
+        drop(client());
+        let (changes, live) = watch::channel(to(receivers));
+        let stop = CancellationToken::new();
+        let office = PostOffice::new(self.post.clone(), live, stop.clone()).unwrap();
+        Office { changes, stop, running: tokio::spawn(office.run()) }
     }
 }
 
-/// The whole thing, stopped and waited for.
-async fn send_all(receivers: Vec<Receiver>, notices: &[Notice]) -> Metrics {
-    drop(client());
-    let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Metrics::new(&[]));
-    let notifier = Notifier::start(receivers, "vps1", &metrics, &tasks, &stop).unwrap();
+struct Office {
+    changes: watch::Sender<Arc<Config>>,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Office {
+    async fn close(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}
+
+/// A configuration with these receivers.
+fn to(receivers: &[Receiver]) -> Arc<Config> {
+    let mut config = config("rules: []\n").unwrap();
+    config.receivers = receivers.to_vec();
+    Arc::new(config)
+}
+
+/// Tells, and delivers what can be.
+async fn send_all(receivers: Vec<Receiver>, notices: &[Notice]) -> Waiting {
+    let waiting = Waiting::new();
     for notice in notices {
-        notifier.tell(notice);
+        waiting.tell(&receivers, notice).await;
     }
-    stop.cancel();
-    tasks.close();
-    tasks.wait().await;
-    metrics
+    waiting.office(&receivers).close().await;
+    waiting
+}
+
+/// Waits for a fact.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
 async fn the_message_says_what_why_before_after_and_how_to_look() {
     let fake = Fake::answering(&[200], None).await;
-    let metrics = send_all(vec![receiver(&fake.url, &[On::All])], &[notice(Outcome::Ineffective)]).await;
+    let sent = send_all(vec![receiver(&fake.url, &[On::All])], &[notice(Outcome::Ineffective)]).await;
     let got = fake.got();
     assert_eq!(got.len(), 1);
     let (headers, body) = &got[0];
@@ -148,7 +219,7 @@ async fn the_message_says_what_why_before_after_and_how_to_look() {
             "explain": "evenkeel-remediator explain disk-high '/srv/it'\\''s; reboot'",
         })
     );
-    assert_eq!(metrics.notifications(Delivery::Delivered), 1);
+    assert_eq!(sent.count(Delivery::Delivered), 1);
 }
 
 #[tokio::test]
@@ -173,18 +244,68 @@ async fn each_receiver_hears_what_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_recovers_gets_it_and_one_that_does_not_is_given_up() {
-    let fake = Fake::answering(&[500, 503, 200], None).await;
-    assert_eq!(courier(&fake.url).try_hard("{}").await, Delivery::Delivered);
-    assert_eq!(fake.got().len(), 3);
-    for code in [&[500], &[429], &[404]] {
-        let fake = Fake::answering(code, None).await;
-        assert_eq!(courier(&fake.url).try_hard("{}").await, Delivery::Failed);
-        assert_eq!(fake.got().len(), 4);
+async fn approvals_and_storms_are_told_to_whom_they_concern() {
+    let (escalations, approvals) = (Fake::answering(&[200], None).await, Fake::answering(&[200], None).await);
+    let receivers =
+        vec![receiver(&escalations.url, &[On::Escalated]), receiver(&approvals.url, &[On::Approval])];
+    let of = |occasion| Notice { occasion, ..notice(Outcome::Succeeded) };
+    send_all(receivers, &[of(Occasion::Approval), of(Occasion::Storm)]).await;
+    let heard = |fake: &Fake| fake.got().iter().map(|(_, body)| body.clone()).collect::<Vec<_>>();
+    let (escalations, approvals) = (heard(&escalations), heard(&approvals));
+    assert_eq!((escalations.len(), &escalations[0]["outcome"]), (1, &json!("storm")));
+    assert_eq!((approvals.len(), &approvals[0]["outcome"]), (1, &json!("awaiting_approval")));
+    assert_eq!(approvals[0]["approve"], "evenkeel-remediator approve 7");
+    assert!(escalations[0].get("approve").is_none());
+}
+
+#[tokio::test]
+async fn a_receiver_that_recovers_gets_it_once() {
+    let waiting = Waiting::new();
+    let fake = Fake::answering(&[500, 429, 404, 200], None).await;
+    let courier = waiting.courier(&fake.url);
+    waiting.tell(std::slice::from_ref(&courier.receiver), &notice(Outcome::Failed)).await;
+    let replaced = courier.replaced.clone();
+    let delivering = tokio::spawn(courier.deliver());
+    until(|| waiting.count(Delivery::Delivered) == 1).await;
+    replaced.cancel();
+    delivering.await.unwrap();
+    assert_eq!((fake.got().len(), waiting.count(Delivery::Failed)), (4, 0));
+}
+
+#[tokio::test]
+async fn what_a_receiver_cannot_take_and_what_is_a_day_old_is_given_up() {
+    let waiting = Waiting::new();
+    let fake = Fake::answering(&[400, 422, 500], None).await;
+    let receivers = [receiver(&fake.url, &[On::All])];
+    for _ in 0..3 {
+        waiting.tell(&receivers, &notice(Outcome::Failed)).await;
     }
-    // Nobody listens there.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(courier(&format!("http://{free}/")).try_hard("{}").await, Delivery::Failed);
+    let office = waiting.office(&receivers);
+    until(|| fake.got().len() == 3).await;
+    assert_eq!(waiting.count(Delivery::Failed), 2);
+    office.close().await;
+    let tries = fake.got().len();
+    // The third one waits, over a restart too, and is tried once more when it is no news any more.
+    *waiting.ahead.lock().unwrap() = crate::journal::LETTERS_KEPT;
+    waiting.office(&receivers).close().await;
+    assert_eq!((fake.got().len(), waiting.count(Delivery::Failed)), (tries + 1, 3));
+    let left = waiting.post.journal.next_letter(receivers[0].key(), waiting.post.clock.now()).await;
+    assert!(left.unwrap().is_none());
+}
+
+/// The process dies between the end of a remediation and its message, or while nobody listens: the next one tells.
+#[tokio::test]
+async fn a_message_outlives_the_process() {
+    let waiting = Waiting::new();
+    let fake = Fake::answering(&[200], None).await;
+    let receivers = [receiver(&fake.url, &[On::All])];
+    waiting.tell(&receivers, &notice(Outcome::Failed)).await;
+    assert!(fake.got().is_empty());
+    waiting.office(&receivers).close().await;
+    assert_eq!(fake.got().len(), 1);
+    // And only once.
+    waiting.office(&receivers).close().await;
+    assert_eq!(fake.got().len(), 1);
 }
 
 /// Whoever answers for the receiver does not get to send the message, and the token, elsewhere.
@@ -193,7 +314,7 @@ async fn a_redirect_is_not_followed_and_not_taken_for_an_answer() {
     for code in [&[301], &[302], &[307], &[308]] {
         let elsewhere = Fake::answering(&[200], None).await;
         let fake = Fake::answering(code, Some(elsewhere.url.clone())).await;
-        assert_eq!(courier(&fake.url).try_hard("{}").await, Delivery::Failed);
+        assert!(Waiting::new().courier(&fake.url).send("{}").await.is_err());
         assert!(elsewhere.got().is_empty());
     }
 }
@@ -204,25 +325,34 @@ async fn a_receiver_that_hangs_holds_nobody_up() {
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", hole.local_addr().unwrap());
     let fake = Fake::answering(&[200], None).await;
-    drop(client());
-    let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Metrics::new(&[]));
-    let receivers = vec![receiver(&url, &[On::All]), receiver(&fake.url, &[On::All])];
-    let notifier = Notifier::start(receivers, "vps1", &metrics, &tasks, &stop).unwrap();
+    let waiting = Waiting::new();
+    let receivers = [receiver(&url, &[On::All]), receiver(&fake.url, &[On::All])];
+    let office = waiting.office(&receivers);
     let began = std::time::Instant::now();
-    for _ in 0..QUEUE {
-        notifier.tell(&notice(Outcome::Failed));
+    for told in 1..=120 {
+        waiting.tell(&receivers, &notice(Outcome::Failed)).await;
+        // The other one is not held up.
+        until(|| fake.got().len() == told).await;
     }
-    // The other one is not held up either.
-    while fake.got().len() < QUEUE {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    for _ in 0..50 {
-        notifier.tell(&notice(Outcome::Failed));
-    }
-    assert!(began.elapsed() < TIMEOUT, "telling took {:?}", began.elapsed());
-    // One is on its way and a hundred wait.
-    assert_eq!(metrics.notifications(Delivery::Dropped), 50 - 1);
-    assert_eq!(metrics.notifications(Delivery::Failed), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "telling took {:?}", began.elapsed());
+    assert_eq!((waiting.count(Delivery::Dropped), waiting.count(Delivery::Failed)), (20, 0));
+    office.running.abort();
+}
+
+/// The receivers of a new configuration are told from then on, and those of the old one no more.
+#[tokio::test]
+async fn a_new_configuration_brings_new_receivers() {
+    let (old, new) = (Fake::answering(&[200], None).await, Fake::answering(&[200], None).await);
+    let waiting = Waiting::new();
+    let (old_one, new_one) = ([receiver(&old.url, &[On::All])], [receiver(&new.url, &[On::All])]);
+    let office = waiting.office(&old_one);
+    waiting.tell(&old_one, &notice(Outcome::Failed)).await;
+    until(|| old.got().len() == 1).await;
+    office.changes.send_replace(to(&new_one));
+    waiting.tell(&new_one, &notice(Outcome::Failed)).await;
+    until(|| new.got().len() == 1).await;
+    office.close().await;
+    assert_eq!(old.got().len(), 1);
 }
 
 /// What the process logs, caught.
@@ -255,10 +385,13 @@ async fn neither_the_url_nor_the_token_is_logged() {
         &format!("http://user:passw0rd@{free}/s3cr3t-path?key=s3cr3t-key"),
         "http://no-such-host.invalid/s3cr3t-path",
     ] {
-        let courier = courier(url);
-        let shown = format!("{:?}", courier.receiver);
+        let receivers = [receiver(url, &[On::All])];
+        let shown = format!("{receivers:?}");
         assert!(!shown.contains("s3cr3t") && !shown.contains("t0ken"), "{shown}");
-        assert_eq!(courier.try_hard("{}").await, Delivery::Failed);
+        let waiting = Waiting::new();
+        waiting.tell(&receivers, &notice(Outcome::Failed)).await;
+        waiting.office(&receivers).close().await;
+        assert_eq!(waiting.count(Delivery::Delivered), 0);
     }
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     // What the libraries below say at trace level is switched off by `log::init`; here it is about our own words.

@@ -6,12 +6,12 @@ use evenkeel_host::config::format_bytes;
 
 use super::{Next, Walker, ladder::Way};
 use crate::{
-    admission::Refusal,
+    admission::{Reason, Refusal},
     assess::Stop,
     clock::rfc3339,
     helper,
-    journal::{End, Error, Record, StepRecord},
-    notify::Notice,
+    journal::{End, Error, Letter, Record, StepRecord, Write},
+    notify::{Notice, Occasion},
     observe::Observation,
     outcome::Outcome,
     rules::Rule,
@@ -20,6 +20,10 @@ use crate::{
 
 /// A limit that ends this soon is waited for; a longer refusal ends the remediation, and the next alert begins another.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// What passes by itself is looked at again this often,
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// and waited for this long after the alert came.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Walker {
     /// The ladder has no more steps, or the target is no longer in need.
@@ -30,14 +34,14 @@ impl Walker {
         seen: Observation,
         way: Way,
     ) -> Result<Next, Error> {
-        let (outcome, reason, detail) = verdict(rule, &seen, &way);
+        let end = verdict(rule, seen, &way);
         if !way.acted && rule.acts() {
-            self.metrics.decision(&rule.name, "refused", &reason);
+            self.metrics.decision(&rule.name, "refused", &end.reason);
         }
-        self.end(remediation, rule, &way, outcome, &reason, &detail, Some(seen)).await
+        self.end(remediation, rule, &way, end).await
     }
 
-    /// A limit, the cooldown or the breaker said no before anything was done.
+    /// Something said no before anything was done.
     pub(super) async fn refused(
         &self,
         remediation: &Record,
@@ -48,33 +52,38 @@ impl Walker {
         if let Some(next) = self.wait(remediation, &refusal).await? {
             return Ok(next);
         }
-        let outcome = if refusal.reason == "breaker" { Outcome::Blocked } else { Outcome::Limited };
-        let end = End {
-            outcome,
-            reason: refusal.reason.to_owned(),
-            detail: refusal.detail,
-            next_allowed_wall_ms: Some(self.clock.now().wall_after(refusal.wait)),
-            after: Some(seen.clone()),
-        };
+        let mut end =
+            End::new(refusal.reason.outcome(), refusal.reason.as_str(), refusal.detail, Some(seen.clone()));
+        end.next_allowed_wall_ms = Some(self.clock.now().wall_after(refusal.wait));
         self.finish(remediation, Some(rule), &Way::default(), end).await
     }
 
-    /// Waits for a limit that ends soon; `None` when it is not worth waiting for.
+    /// Waits for what ends soon or passes by itself; `None` when it is not worth waiting for.
     pub(super) async fn wait(&self, remediation: &Record, refusal: &Refusal) -> Result<Option<Next>, Error> {
-        if refusal.reason != "limited" || refusal.wait > WAIT_MAX {
-            return Ok(None);
-        }
-        let next_allowed = self.clock.now().wall_after(refusal.wait);
+        let now = self.clock.now();
+        let again = match refusal.reason {
+            Reason::Limited if refusal.wait <= WAIT_MAX => refusal.wait,
+            // Until everything that came at once has been looked at.
+            Reason::Storm if refusal.wait <= LOOK_AGAIN => refusal.wait,
+            reason
+                if reason.is_passing() && self.journal.age(remediation.id, now.clone()).await? < PATIENCE =>
+            {
+                refusal.wait.min(LOOK_AGAIN)
+            }
+            _ => return Ok(None),
+        };
+        let next_allowed = now.wall_after(refusal.wait);
         self.journal.wait(remediation.id, refusal.clone(), next_allowed).await?;
         tracing::info!(
             id = remediation.id,
             rule = remediation.rule,
             target = remediation.target,
+            reason = refusal.reason.as_str(),
             detail = refusal.detail,
             next_allowed = rfc3339(next_allowed),
-            "waiting for a limit"
+            "waiting"
         );
-        Ok(Some(Next::Again(refusal.wait)))
+        Ok(Some(Next::Again(again)))
     }
 
     /// A look said that nothing is to be done, or nothing more.
@@ -89,13 +98,13 @@ impl Walker {
             Stop { outcome, reason, detail, seen } if !way.acted => {
                 let decision = if outcome == Outcome::NotNeeded { "not_needed" } else { "refused" };
                 self.metrics.decision(&rule.name, decision, reason);
-                self.end(remediation, rule, &way, outcome, reason, &detail, seen).await
+                self.end(remediation, rule, &way, End::new(outcome, reason, detail, seen)).await
             }
             Stop { outcome: Outcome::NotNeeded, seen: Some(seen), .. } => {
                 self.used_up(remediation, rule, seen, way).await
             }
             Stop { reason, detail, seen, .. } => {
-                self.end(remediation, rule, &way, Outcome::Unknown, reason, &detail, seen).await
+                self.end(remediation, rule, &way, End::new(Outcome::Unknown, reason, detail, seen)).await
             }
         }
     }
@@ -103,44 +112,28 @@ impl Walker {
     /// The configuration no longer has the rule, or no longer admits the target. What was done until then is not known
     /// to have helped.
     pub(super) async fn not_configured(&self, remediation: &Record, way: &Way) -> Result<Next, Error> {
-        let end = End {
-            outcome: if way.acted { Outcome::Unknown } else { Outcome::Ignored },
-            reason: "not_configured".to_owned(),
-            detail: "the configuration no longer has this rule or no longer admits this target".to_owned(),
-            next_allowed_wall_ms: None,
-            after: None,
-        };
-        self.finish(remediation, None, way, end).await
+        let outcome = if way.acted { Outcome::Unknown } else { Outcome::Ignored };
+        let detail = "the configuration no longer has this rule or no longer admits this target";
+        self.finish(remediation, None, way, End::new(outcome, "not_configured", detail, None)).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "an end has these parts, and every caller has all of them")]
     pub(super) async fn end(
         &self,
         remediation: &Record,
         rule: &Rule,
         way: &Way,
-        outcome: Outcome,
-        reason: &str,
-        detail: &str,
-        after: Option<Observation>,
+        mut end: End,
     ) -> Result<Next, Error> {
-        let mut detail = detail.to_owned();
-        let unwell =
-            outcome.escalates() || matches!(outcome, Outcome::Partial | Outcome::Blocked | Outcome::Planned);
+        let unwell = end.outcome.escalates()
+            || matches!(end.outcome, Outcome::Partial | Outcome::Blocked | Outcome::Planned);
         if unwell && let Some(shortfall) = &way.shortfall {
-            detail += &format!("; {shortfall}");
+            end.detail += &format!("; {shortfall}");
         }
         // A disk that could not be seen is not walked through either.
-        if unwell && rule.selector.kind == Kind::Filesystem && reason != "probe_unknown" {
-            detail += &self.what_fills(&rule.name, &remediation.target).await;
+        if unwell && rule.selector.kind == Kind::Filesystem && end.reason != "probe_unknown" {
+            end.detail += &self.what_fills(&rule.name, &remediation.target).await;
         }
-        let end = End {
-            outcome,
-            reason: reason.to_owned(),
-            detail,
-            next_allowed_wall_ms: way.next_allowed_wall_ms,
-            after,
-        };
+        end.next_allowed_wall_ms = way.next_allowed_wall_ms;
         self.finish(remediation, Some(rule), way, end).await
     }
 
@@ -152,30 +145,33 @@ impl Walker {
         way: &Way,
         end: End,
     ) -> Result<Next, Error> {
-        let id = self.journal.end(remediation.id, end.clone(), self.clock.now()).await?;
+        // What nobody configured is told only when it acted.
+        let is_told = rule.is_some() || way.acted;
+        let write = if is_told { self.letters(Occasion::Ended(end.outcome)) } else { nobody() };
+        let ended = self.journal.end(remediation.id, end.clone(), write, self.clock.now()).await?;
+        self.assessor.notifier.ring(ended.dropped);
         let action = way.last_action.as_ref().map_or("none", |(action, _)| action);
         let class = way.last_action.as_ref().map_or("none", |(_, class)| class.as_str());
         self.metrics.ended(&remediation.rule, action, class, end.outcome);
-        let repeats = id != remediation.id;
         tracing::info!(
-            id,
+            id = ended.id,
             rule = remediation.rule,
             target = remediation.target,
             outcome = end.outcome.as_str(),
             reason = end.reason,
             detail = end.detail,
-            repeats,
+            repeats = ended.id != remediation.id,
             "remediation ended"
         );
-        // What only repeats has been told already; what nobody configured is told only when it acted.
-        if !repeats
-            && (rule.is_some() || way.acted)
-            && let Some(ended) = self.journal.remediation(id).await?
-        {
-            let steps = self.journal.steps(id).await?;
-            self.assessor.notifier.tell(&notice(&ended, end.outcome, &steps));
-        }
         Ok(Next::Ended)
+    }
+
+    /// The messages about a remediation, made when it is known how it stands.
+    pub(super) fn letters(&self, occasion: Occasion) -> Write {
+        let notifier = self.assessor.notifier.clone();
+        Box::new(move |record: &Record, steps: &[StepRecord]| {
+            notifier.letters(&notice(record, occasion, steps))
+        })
     }
 
     /// The answer to "what fills this disk", as a clause; empty when it could not be told.
@@ -189,16 +185,21 @@ impl Walker {
     }
 }
 
+/// Messages to nobody.
+fn nobody() -> Write {
+    Box::new(|_, _| Vec::<Letter>::new())
+}
+
 /// What the way down the ladder and the last look come to.
-fn verdict(rule: &Rule, seen: &Observation, way: &Way) -> (Outcome, String, String) {
+fn verdict(rule: &Rule, seen: Observation, way: &Way) -> End {
     if !rule.acts() {
-        return (Outcome::Reported, "reported".to_owned(), seen.summary());
+        return End::new(Outcome::Reported, "reported", seen.summary(), Some(seen));
     }
     if !way.acted {
         let (reason, detail) = way.first_skip.clone().unwrap_or_default();
-        return (Outcome::Blocked, reason, detail);
+        return End::new(Outcome::Blocked, &reason, detail, Some(seen));
     }
-    let (outcome, reason, detail) = if rule.selector.kind == Kind::Filesystem && !rule.needs(seen) {
+    let (outcome, reason, detail) = if rule.selector.kind == Kind::Filesystem && !rule.needs(&seen) {
         (Outcome::Partial, "below_needed", "better, and not as good as the mark")
     } else if way.unknown {
         (Outcome::Unknown, "unanswered", "what an interrupted or unanswered step did is not known")
@@ -211,10 +212,10 @@ fn verdict(rule: &Rule, seen: &Observation, way: &Way) -> (Outcome, String, Stri
         Some((_, why)) => format!("{detail}; not done: {why}"),
         None => detail.to_owned(),
     };
-    (outcome, reason.to_owned(), detail)
+    End::new(outcome, reason, detail, Some(seen))
 }
 
-fn notice(ended: &Record, outcome: Outcome, steps: &[StepRecord]) -> Notice {
+pub(super) fn notice(ended: &Record, occasion: Occasion, steps: &[StepRecord]) -> Notice {
     let steps = steps.iter().map(|step| {
         let mut text = format!("{} [{}]: {}", step.action, step.class.as_str(), step.state.as_str());
         if let Some(reason) = &step.reason {
@@ -231,9 +232,9 @@ fn notice(ended: &Record, outcome: Outcome, steps: &[StepRecord]) -> Notice {
         rule: ended.rule.clone(),
         kind: ended.kind.clone(),
         target: ended.target.clone(),
-        outcome,
+        occasion,
         reason: ended.reason.clone().unwrap_or_default(),
-        summary: detail.map_or_else(|| outcome.to_string(), str::to_owned),
+        summary: detail.map_or_else(|| occasion.as_str().to_owned(), str::to_owned),
         before: ended.before.as_ref().map(Observation::summary),
         after: ended.after.as_ref().map(Observation::summary),
         steps: steps.collect(),

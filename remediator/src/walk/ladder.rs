@@ -10,7 +10,8 @@ use crate::{
     actions::{Check, Done, Failure, Job, Step},
     admission::Refusal,
     assess::{Planned, Sight, record},
-    journal::{Admission, Error, Record, Request, StepRecord, StepState},
+    journal::{Admission, End, Error, Letter, Record, Request, StepRecord, StepState},
+    notify::{Notice, Occasion},
     observe::Observation,
     outcome::Outcome,
     policy::{Class, Mode},
@@ -69,6 +70,25 @@ impl Way {
 impl Walker {
     /// Plan mode: records what would be done, and does nothing.
     pub(super) async fn plan(&self, remediation: &Record, rule: &Rule, sight: &Sight) -> Result<Next, Error> {
+        let way = self.write_plan(remediation, rule, sight).await?;
+        let end = match way.first_skip.clone() {
+            Some((reason, detail)) if !way.planned => End::new(Outcome::Blocked, &reason, detail, None),
+            _ => {
+                let detail = format!("mode is plan; {}", sight.seen.summary());
+                End::new(Outcome::Planned, "plan_mode", detail, None)
+            }
+        };
+        self.metrics.decision(&rule.name, end.outcome.as_str(), &end.reason);
+        self.end(remediation, rule, &way, end).await
+    }
+
+    /// Writes down what would be done.
+    pub(super) async fn write_plan(
+        &self,
+        remediation: &Record,
+        rule: &Rule,
+        sight: &Sight,
+    ) -> Result<Way, Error> {
         self.journal.set_before(remediation.id, sight.seen.clone()).await?;
         let plan = self.assessor.plan(remediation.id, rule, sight).await;
         let mut way = Way { shortfall: shortfall(rule, sight, &plan), ..Way::default() };
@@ -80,15 +100,7 @@ impl Walker {
             way.skipped(step, record.reason.as_deref().unwrap_or(""), record.detail.as_deref().unwrap_or(""));
             self.journal.note_step(remediation.id, record).await?;
         }
-        let (outcome, reason, detail) = match way.first_skip.clone() {
-            Some((reason, detail)) if !way.planned => (Outcome::Blocked, reason, detail),
-            _ => {
-                let detail = format!("mode is plan; {}", sight.seen.summary());
-                (Outcome::Planned, "plan_mode".to_owned(), detail)
-            }
-        };
-        self.metrics.decision(&rule.name, outcome.as_str(), &reason);
-        self.end(remediation, rule, &way, outcome, &reason, &detail, None).await
+        Ok(way)
     }
 
     /// Walks down the steps from `position` until the target is well or they are used up.
@@ -139,10 +151,14 @@ impl Walker {
                 is_fresh = false;
                 continue;
             }
-            if rule.mode == Mode::Plan {
-                // It acted in mode auto, and the mode was lowered since.
-                way.skipped(step, "plan_mode", "mode is plan");
-                self.skip(id, position, step, &sight.target, "plan_mode", "mode is plan".to_owned()).await?;
+            if !self.may_go_on(id, rule).await? {
+                // It began in another mode, which was lowered since.
+                let (reason, detail) = match rule.mode {
+                    Mode::Approve => ("not_approved", "mode is approve, and nobody approved of it"),
+                    _ => ("plan_mode", "mode is plan"),
+                };
+                way.skipped(step, reason, detail);
+                self.skip(id, position, step, &sight.target, reason, detail.to_owned()).await?;
                 continue;
             }
             let admission = self.reserve(id, rule, Some((position, step)), &sight, !way.acted).await?;
@@ -153,9 +169,10 @@ impl Walker {
                         return Ok(next);
                     }
                     // That a gentle step is refused is no reason for a harsher one: the ladder ends here.
-                    way.skipped(step, refusal.reason, &refusal.detail);
+                    let reason = refusal.reason.as_str();
+                    way.skipped(step, reason, &refusal.detail);
                     way.next_allowed_wall_ms = Some(self.clock.now().wall_after(refusal.wait));
-                    self.skip(id, position, step, &sight.target, refusal.reason, refusal.detail).await?;
+                    self.skip(id, position, step, &sight.target, reason, refusal.detail).await?;
                     break;
                 }
                 Admission::Refused(refusal) => {
@@ -169,27 +186,26 @@ impl Walker {
             let before = sight.seen.clone();
             let record = self.act(id, reserved, position, step, &job).await?;
             way.did(&record);
-            let may_go_on = record.state == StepState::Unknown;
+            let is_unanswered = record.state == StepState::Unknown;
             let makes_way = step.0.prepares() && has_more(rule, position);
             let glance = if makes_way { self.glance(rule, &sight.target, &before).await } else { None };
             let effect = match glance {
                 Some(effect) => effect,
-                None => self.effect(rule, &sight.target, Some(&before), may_go_on).await,
+                None if rule.is_done_when_completed() => self.completed(&record, &sight.target).await,
+                None => self.effect(rule, &sight.target, Some(&before), is_unanswered).await,
             };
             match effect {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
-                    return self
-                        .end(remediation, rule, &way, Outcome::Succeeded, "verified", "", Some(after))
-                        .await;
+                    let end = End::new(Outcome::Succeeded, "verified", "", Some(after));
+                    return self.end(remediation, rule, &way, end).await;
                 }
                 Effect::NotWell(Some(seen)) => sight.seen = seen,
                 // Nobody knows what a further step would meet.
                 Effect::NotWell(None) => {
                     let detail = "the target could not be seen after it";
-                    return self
-                        .end(remediation, rule, &way, Outcome::Unknown, "probe_unknown", detail, None)
-                        .await;
+                    let end = End::new(Outcome::Unknown, "probe_unknown", detail, None);
+                    return self.end(remediation, rule, &way, end).await;
                 }
             }
             if is_met(rule.verify.as_ref(), &before, &sight.seen) {
@@ -237,23 +253,68 @@ impl Walker {
         first: bool,
     ) -> Result<Admission, Error> {
         let class = step.map_or(Class::S0, |(_, step)| step.0.class());
-        let admission = self
-            .journal
-            .reserve(Request {
-                id,
-                step: step.map(|(position, step)| record(position, step, &sight.target, StepState::Reserved)),
-                budgets: self.assessor.scopes(rule, &sight.target, class, first),
-                restraint: first.then_some(rule.restraint),
-                now: self.clock.now(),
-            })
-            .await?;
+        let gates = self.assessor.gates(rule, class, self.started.as_ref(), &self.clock.now()).await;
+        let admission = match gates {
+            Err(refusal) => Admission::Refused(refusal),
+            Ok(()) => {
+                let question = self.assessor.question(id, rule, sight, class, first);
+                let record = |(position, step)| record(position, step, &sight.target, StepState::Reserved);
+                self.journal
+                    .reserve(Request {
+                        on_storm: self.storm_letters(id, rule, sight),
+                        question,
+                        step: step.map(record),
+                        now: self.clock.now(),
+                    })
+                    .await?
+            }
+        };
         match &admission {
             Admission::Admitted(_) => self.metrics.decision(&rule.name, "admitted", "none"),
             Admission::Refused(Refusal { reason, .. }) => {
-                self.metrics.decision(&rule.name, "refused", reason);
+                self.metrics.decision(&rule.name, "refused", reason.as_str());
             }
         }
         Ok(admission)
+    }
+
+    /// Whether a first step of this class would be refused now. Counts nothing.
+    pub(super) async fn refusal(
+        &self,
+        id: i64,
+        rule: &Rule,
+        sight: &Sight,
+        class: Class,
+    ) -> Result<Option<Refusal>, Error> {
+        let now = self.clock.now();
+        if let Err(refusal) = self.assessor.gates(rule, class, self.started.as_ref(), &now).await {
+            return Ok(Some(refusal));
+        }
+        let question = self.assessor.question(id, rule, sight, class, true);
+        Ok(self.journal.would_admit(question, now).await?.err())
+    }
+
+    /// What is told when this is the target that makes it a storm.
+    fn storm_letters(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<Letter> {
+        let storm = &self.assessor.config.storm;
+        let seconds = storm.within.as_secs();
+        self.assessor.notifier.letters(&Notice {
+            id,
+            rule: rule.name.clone(),
+            kind: sight.target.kind().as_str().to_owned(),
+            target: sight.target.name().to_owned(),
+            occasion: Occasion::Storm,
+            reason: Occasion::Storm.as_str().to_owned(),
+            summary: format!(
+                "more than {} targets needed a restart or the like within {seconds} s: no service is touched until it has been calm for {} s",
+                storm.targets,
+                storm.hold.as_secs()
+            ),
+            before: Some(sight.seen.summary()),
+            after: None,
+            steps: Vec::new(),
+            next_allowed: None,
+        })
     }
 
     /// Calls the action, between two durable marks, and measures what it freed.
@@ -296,14 +357,27 @@ impl Walker {
         after.checked_sub(i64::try_from(before.avail_bytes).ok()?)
     }
 
-    /// Looks until it is decided whether acting helped. `may_go_on`: nobody knows whether the host is still at it.
+    /// For rules that are no repair: what was carried out is done, and not what was refused or never answered.
+    async fn completed(&self, record: &StepRecord, target: &Target) -> Effect {
+        let seen = self.assessor.eyes.observe(target).await.ok();
+        match (record.state, seen) {
+            (StepState::Done, Some(seen)) => Effect::Well(seen),
+            (_, seen) => Effect::NotWell(seen),
+        }
+    }
+
+    /// Looks until it is decided whether acting helped. `is_unanswered`: nobody knows whether the host is still at it.
     pub(super) async fn effect(
         &self,
         rule: &Rule,
         target: &Target,
         before: Option<&Observation>,
-        may_go_on: bool,
+        is_unanswered: bool,
     ) -> Effect {
+        if rule.is_done_when_completed() {
+            // Whether an interrupted step was carried out, no look tells.
+            return Effect::NotWell(self.assessor.eyes.observe(target).await.ok());
+        }
         let (Some(verify), Some(before)) = (&rule.verify, before) else {
             return self.no_longer_needed(rule, target).await;
         };
@@ -324,7 +398,7 @@ impl Walker {
                 // may help. One that was done and is so no more has the time that it is given.
                 Verdict::Wait
                     if target.kind() == Kind::Filesystem
-                        && !may_go_on
+                        && !is_unanswered
                         && !was_met
                         && now.duration_since(began) >= self.settle =>
                 {

@@ -1,8 +1,10 @@
 //! The walk with scripted eyes and fake hands: every end, every limit, every crash. No daemon, no root, no real time.
 
+mod approvals;
 mod bench;
 mod crash;
 mod ends;
+mod holds;
 mod limits;
 mod refusals;
 mod schedules;

@@ -32,6 +32,8 @@ state: {{dir: state}}
 policy:
   mode: auto
   deletion: data
+  gates: {{grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}}
+  storm: {{targets: 1000}}
   limits: {{S1: {many}, S2: {many}, D1: {many}, D2: {many}}}
 rules:
 {rules}"#

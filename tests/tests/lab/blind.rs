@@ -26,7 +26,7 @@ async fn remediator_acts_when_it_sees_again() -> Result<()> {
     let mut engine = Engine::start(Options { disk_mib: 300, ..Options::default() }).await?;
     let host = SystemdHost::start(shared::engine().await?).await?;
     let remediator = r#"
-policy: {mode: auto, limits: {S2: [50/1h]}}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']

@@ -33,7 +33,7 @@ async fn while_a_unit_starts() -> Result<()> {
     // No limit binds, and the cooldown counts only what has ended: the memory of what was begun is
     // all that keeps the next process from beginning again.
     let remediator = r#"
-policy: {mode: auto, limits: {S2: [50/1h]}}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
@@ -107,7 +107,7 @@ async fn while_the_engine_prunes() -> Result<()> {
     let around = Surroundings { docker: Some(engine.host()), bus: None };
     let remediator = format!(
         r#"
-policy: {{mode: auto, deletion: cache, limits: {{D1: [50/1h]}}}}
+policy: {{gates: {{grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}}, mode: auto, deletion: cache, limits: {{D1: [50/1h]}}}}
 rules:
   - name: disk-high
     match: ['alertname="HostDiskHigh"']

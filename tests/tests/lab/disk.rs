@@ -25,7 +25,7 @@ async fn full_of_build_cache_is_pruned_once() -> Result<()> {
     let around = Surroundings { docker: Some(engine.host()), bus: None };
     let remediator = format!(
         r#"
-policy: {{mode: auto, deletion: cache}}
+policy: {{gates: {{grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}}, mode: auto, deletion: cache}}
 rules:
   - name: disk-high
     match: ['alertname="HostDiskHigh"']

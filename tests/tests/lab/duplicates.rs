@@ -20,7 +20,7 @@ async fn of_two_alertmanagers_execute_once() -> Result<()> {
     // No limit binds: only the deduplication keeps it from acting twice. The repair is over before one
     // Alertmanager alone would deliver again, which is after 4 s.
     let remediator = r#"
-policy: {mode: auto, limits: {S2: [50/1h]}}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']

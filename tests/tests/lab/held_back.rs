@@ -21,7 +21,7 @@ async fn page_comes_when_the_repair_has_failed() -> Result<()> {
     let engine = shared::engine().await?;
     // Long enough to see the page held back: that is due five seconds after the container is sick again.
     let remediator = r#"
-policy: {mode: auto}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: container-unhealthy
     match: ['alertname="ContainerUnhealthy"']

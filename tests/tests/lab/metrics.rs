@@ -76,7 +76,7 @@ const REMEDIATOR: &str = r#"
 identity: {hosts: [lab]}
 server: {auth: none, listen: ["127.0.0.1:PORT"], web_config_file: web.yml}
 state: {dir: state}
-policy: {mode: auto}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: metrics
     match: ['alertname="Metrics"']

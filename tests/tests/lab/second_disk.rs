@@ -21,7 +21,7 @@ async fn costs_docker_nothing() -> Result<()> {
     let docker = engine.disk().path().display();
     let remediator = format!(
         r#"
-policy: {{mode: auto, deletion: cache}}
+policy: {{gates: {{grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}}, mode: auto, deletion: cache}}
 rules:
   - name: disk-high
     match: ['alertname="HostDiskHigh"']

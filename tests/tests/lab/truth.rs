@@ -21,7 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 async fn only_the_sick_container_is_restarted() -> Result<()> {
     let engine = shared::engine().await?;
     let remediator = r#"
-policy: {mode: auto}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: container-unhealthy
     match: ['alertname="ContainerUnhealthy"']

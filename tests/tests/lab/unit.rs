@@ -20,7 +20,7 @@ async fn crashed_is_restarted_once() -> Result<()> {
     const UNIT: &str = "shop-crashed.service";
     let host = shared::host().await?;
     let remediator = r#"
-policy: {mode: auto}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
@@ -59,7 +59,7 @@ async fn fails_again_ends_with_a_person() -> Result<()> {
     const UNIT: &str = "shop-hopeless.service";
     let host = shared::host().await?;
     let remediator = r#"
-policy: {mode: auto, limits: {S2: [50/1h]}}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']

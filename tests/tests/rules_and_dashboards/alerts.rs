@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use evenkeel_remediator::{policy::Mode, rules::find};
+use evenkeel_remediator::{
+    policy::Mode,
+    rules::{NeededWhen, find},
+};
 use regex::Regex;
 
 use crate::{
@@ -202,7 +205,8 @@ fn the_disk_rule_needs_what_its_alert_fires_at() {
         .filter(|(metric, _)| metric == "node_filesystem_avail_bytes")
         .map(|(_, number)| number)
         .collect();
-    assert_eq!(above, [rule.usage_above]);
+    let NeededWhen::UsageAbove(mark) = rule.needed else { panic!("a disk is in need by its usage") };
+    assert_eq!(above, [mark]);
 }
 
 #[test]

@@ -7,22 +7,24 @@ use std::{
     time::Duration,
 };
 
+use evenkeel_host::config::Secret;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     actions::{Action, Check, Done, Failure, Job, Permission, Step},
+    admission::gates::{Conditions, Gates},
     assess::Assessor,
     clock::{Clock, Moment},
     config::{Config, tests::config},
     journal::{Accepted, Error, Incoming, Journal, Reader, Record, StepRecord},
     metrics::Metrics,
-    notify::{Notifier, On},
+    notify::{Notifier, On, Post, Receiver},
     observe::{Container, Eyes, Filesystem, Host, Observation, Unit, Unseen},
     policy::Class,
     rules::Rule,
@@ -60,6 +62,9 @@ struct State {
     /// The most at once.
     most_under_way: usize,
     runs: u32,
+    /// What acting on any target would take along.
+    dependents: Vec<String>,
+    conditions: Conditions,
 }
 
 impl World {
@@ -78,6 +83,16 @@ impl World {
     /// What the next looks at a target see, before what `show` said.
     pub(super) fn script(&self, target: &str, looks: impl IntoIterator<Item = Look>) {
         self.state().script.entry(target.to_owned()).or_default().extend(looks);
+    }
+
+    /// What acting would take along.
+    pub(super) fn depend(&self, others: &[&str]) {
+        self.state().dependents = others.iter().map(|other| (*other).to_owned()).collect();
+    }
+
+    /// How the host itself is.
+    pub(super) fn stand(&self, conditions: Conditions) {
+        self.state().conditions = conditions;
     }
 
     pub(super) fn seen(&self, target: &str) -> Observation {
@@ -129,6 +144,16 @@ impl World {
 }
 
 impl Eyes for World {
+    fn dependents<'a>(&'a self, _: &'a Target, _: usize) -> BoxFuture<'a, Result<Vec<String>, Unseen>> {
+        let dependents = self.state().dependents.clone();
+        Box::pin(async move { Ok(dependents) })
+    }
+
+    fn conditions(&self) -> BoxFuture<'_, Conditions> {
+        let conditions = self.state().conditions.clone();
+        Box::pin(async move { conditions })
+    }
+
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observation, Unseen>> {
         let mut state = self.state();
         let scripted = state.script.get_mut(target.name()).and_then(VecDeque::pop_front);
@@ -328,6 +353,11 @@ pub(super) fn disk(used_ratio: f64) -> Observation {
     Observation::Filesystem(Filesystem { size_bytes: SIZE, avail_bytes, used_ratio, device: 1 })
 }
 
+/// Hears of everything.
+fn receiver() -> Receiver {
+    Receiver { url: Secret::new("http://receiver.example"), bearer_token: None, on: vec![On::All] }
+}
+
 /// Milliseconds since 1970 at which a test begins: 2027-01-15.
 const BEGINNING_MS: i64 = 1_800_000_000_000;
 
@@ -344,11 +374,9 @@ struct Clocks {
 pub(super) struct Bench {
     pub(super) world: World,
     pub(super) config: Config,
-    notices: mpsc::Receiver<String>,
     /// None only while the process is dead.
     walker: Option<Walker>,
     clocks: Arc<Mutex<Clocks>>,
-    notifier: Notifier,
     dir: TempDir,
 }
 
@@ -390,14 +418,21 @@ impl Bench {
         for rule in &mut config.rules {
             rule.steps.clear();
         }
+        // The gates have tests of their own; here every host is a young one.
+        if !policy.contains("gates") {
+            config.gates = Gates { grace: Duration::ZERO, engine_grace: Duration::ZERO, ..config.gates };
+        }
+        if !policy.contains("storm") {
+            config.storm.targets = u32::MAX;
+        }
+        config.receivers = vec![receiver()];
         // Memory, where there is some: thousands of durable changes are made here.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let now = Instant::now();
         let clocks = Clocks { beginning: now, boot: 1, booted: now, wall_offset_ms: 0 };
         let clocks = Arc::new(Mutex::new(clocks));
         let world = World::default();
-        let (notifier, notices) = Notifier::kept(vec![On::All]);
-        let mut bench = Self { world, config, notices, walker: None, clocks, notifier, dir };
+        let mut bench = Self { world, config, walker: None, clocks, dir };
         bench.start(Journal::open(bench.dir.path()).unwrap());
         bench
     }
@@ -413,16 +448,22 @@ impl Bench {
                 boot_id: format!("boot-{}", clocks.boot),
             }
         });
+        let metrics = Metrics::new(&self.config.rules);
+        let bell = Arc::new(watch::Sender::new(()));
+        let post = Post { journal: journal.clone(), clock: clock.clone(), metrics: metrics.clone(), bell };
+        let config = Arc::new(self.config.clone());
+        let assessor = Assessor {
+            reports: self.dir.path().join("reports"),
+            config: config.clone(),
+            eyes: Arc::new(self.world.clone()),
+            host: Host::local(),
+            notifier: Notifier::new(post),
+        };
         self.walker = Some(Walker {
             journal,
-            metrics: Metrics::new(&self.config.rules),
-            assessor: Assessor {
-                reports: self.dir.path().join("reports"),
-                config: Arc::new(self.config.clone()),
-                eyes: Arc::new(self.world.clone()),
-                host: Host::local(),
-                notifier: self.notifier.clone(),
-            },
+            metrics,
+            assessor: assessor.under(config),
+            started: None,
             clock,
             pace: Duration::from_secs(1),
             settle: Duration::from_secs(10),
@@ -452,7 +493,8 @@ impl Bench {
     /// The configuration as it is now, in the running process.
     pub(super) fn reconfigure(&mut self) {
         let config = Arc::new(self.config.clone());
-        self.walker.as_mut().unwrap().assessor.config = config;
+        let walker = self.walker.as_mut().unwrap();
+        walker.assessor = walker.assessor.under(config);
     }
 
     pub(super) fn journal(&self) -> &Journal {
@@ -469,10 +511,11 @@ impl Bench {
             rule: rule.name.clone(),
             target: rule.selector.admit(target).unwrap(),
             firing,
+            impact: rule.interrupts(),
             fingerprint: "ab".to_owned(),
             labels: BTreeMap::from([("alertname".to_owned(), rule.name.clone())]),
         };
-        let accepted = self.journal().accept(vec![incoming], self.now()).await.unwrap();
+        let accepted = self.journal().accept(vec![incoming], 10_000, self.now()).await.unwrap();
         assert!(matches!(accepted, Accepted::Taken(_)));
     }
 
@@ -518,13 +561,14 @@ impl Bench {
         self.reader().steps(id).unwrap().into_iter().map(text).collect()
     }
 
-    /// The messages since the last time: outcome and reason.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    /// The messages since the last time, as they wait for their receiver: outcome and reason.
+    pub(super) async fn told(&self) -> Vec<String> {
         let mut told = Vec::new();
-        while let Ok(message) = self.notices.try_recv() {
-            let message: serde_json::Value = serde_json::from_str(&message).unwrap();
+        while let Some(letter) = self.journal().next_letter(receiver().key(), self.now()).await.unwrap() {
+            let message: serde_json::Value = serde_json::from_str(&letter.body).unwrap();
             let word = |key: &str| message[key].as_str().unwrap().to_owned();
             told.push(format!("{} {}", word("outcome"), word("reason")));
+            self.journal().letter_done(letter.id).await.unwrap();
         }
         told
     }

@@ -224,7 +224,7 @@ async fn an_interrupted_step_succeeds_only_when_it_is_seen_to() {
     bench.restart();
     bench.drive().await;
     assert_eq!(check(&bench, rule, target, "interrupted").outcome, Some(Outcome::Unknown));
-    assert_eq!(bench.told(), ["unknown unanswered"]);
+    assert_eq!(bench.told().await, ["unknown unanswered"]);
 }
 
 /// A prune goes on in the engine when the process that asked for it is dead: a disk that is not well at once may become

@@ -38,7 +38,7 @@ fn disk_bench(steps: &[(&'static str, Does)]) -> Bench {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_step_helps_and_is_the_last() {
-    let mut bench = unit_bench(&[("first", Does::Cure), ("second", Does::Cure)]);
+    let bench = unit_bench(&[("first", Does::Cure), ("second", Does::Cure)]);
     let began = Instant::now();
     let record = bench.heal("unit", APP).await;
     assert_eq!(ended(&record), (Outcome::Succeeded, "verified"));
@@ -50,7 +50,7 @@ async fn the_first_step_helps_and_is_the_last() {
     assert_eq!(summary(&record.before), "failed (failed), result , status 0");
     assert_eq!(summary(&record.after), "active (active)");
     assert!(record.acted && record.next_allowed_wall_ms.is_none());
-    assert_eq!(bench.told(), ["succeeded verified"]);
+    assert_eq!(bench.told().await, ["succeeded verified"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn a_step_that_only_makes_way_may_be_enough() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_well_needs_nothing_and_costs_nothing() {
-    let mut bench = unit_bench(&[("restart", Does::Cure)]);
+    let bench = unit_bench(&[("restart", Does::Cure)]);
     bench.world.cure(APP);
     let record = bench.heal("unit", APP).await;
     assert_eq!(ended(&record), (Outcome::NotNeeded, "already_well"));
@@ -119,7 +119,7 @@ async fn what_is_well_needs_nothing_and_costs_nothing() {
     // It did not use up the limit of one in fifteen minutes.
     bench.world.sicken(APP);
     assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Succeeded, "verified"));
-    assert_eq!(bench.told(), ["not_needed already_well", "succeeded verified"]);
+    assert_eq!(bench.told().await, ["not_needed already_well", "succeeded verified"]);
 }
 
 /// A report takes time, and the unit comes back by itself meanwhile.
@@ -236,11 +236,11 @@ async fn a_disk_is_brought_down_step_by_step_and_each_is_measured() {
 
 #[tokio::test(start_paused = true)]
 async fn a_disk_between_the_marks_is_partial_and_nobody_is_called() {
-    let mut bench = disk_bench(&[("gentle", Does::Leave(0.84)), ("harsher", Does::Leave(0.82))]);
+    let bench = disk_bench(&[("gentle", Does::Leave(0.84)), ("harsher", Does::Leave(0.82))]);
     let record = bench.heal("disk", DISK).await;
     assert_eq!(ended(&record), (Outcome::Partial, "below_needed"));
     assert!(record.detail.unwrap().starts_with("better, and not as good as the mark"));
-    assert_eq!(bench.told(), ["partial below_needed"]);
+    assert_eq!(bench.told().await, ["partial below_needed"]);
     assert!(!Outcome::Partial.escalates());
 }
 
@@ -286,10 +286,10 @@ async fn a_unit_that_flaps_until_the_deadline_is_not_repaired() {
 #[tokio::test(start_paused = true)]
 async fn down_without_an_error_is_not_better() {
     for state in ["inactive", "activating", "deactivating"] {
-        let mut bench = unit_bench(&[("restart", Does::Show(unit(state, "run-1")))]);
+        let bench = unit_bench(&[("restart", Does::Show(unit(state, "run-1")))]);
         let record = bench.heal("unit", APP).await;
         assert_eq!(ended(&record), (Outcome::Ineffective, "steps_used_up"), "{state}");
-        assert_eq!(bench.told(), ["ineffective steps_used_up"]);
+        assert_eq!(bench.told().await, ["ineffective steps_used_up"]);
     }
 }
 
@@ -326,12 +326,12 @@ async fn what_does_not_help_calls_a_person() {
         (Does::Refuse, (Outcome::Failed, "refused_by_host")),
         (Does::Hang, (Outcome::Unknown, "unanswered")),
     ] {
-        let mut bench = unit_bench(&[("first", does.clone()), ("second", does)]);
+        let bench = unit_bench(&[("first", does.clone()), ("second", does)]);
         let record = bench.heal("unit", APP).await;
         assert_eq!(ended(&record), expected);
         assert!(record.outcome.unwrap().escalates());
         assert_eq!(bench.world.called(), ["first", "second"]);
-        assert_eq!(bench.told(), [format!("{} {}", expected.0, expected.1)]);
+        assert_eq!(bench.told().await, [format!("{} {}", expected.0, expected.1)]);
     }
 }
 
@@ -366,7 +366,7 @@ async fn a_check_that_hangs_is_not_waited_for_and_its_step_not_done() {
 /// After a step nobody sees the target any more: what a further step would meet, nobody knows.
 #[tokio::test(start_paused = true)]
 async fn blind_after_a_step_means_no_further_step() {
-    for (mut bench, rule, target, seen) in [
+    for (bench, rule, target, seen) in [
         (unit_bench(&[("one", Does::Nothing), ("two", Does::Cure)]), "unit", APP, failed()),
         (disk_bench(&[("one", Does::Nothing), ("two", Does::Leave(0.1))]), "disk", DISK, disk(0.9)),
     ] {
@@ -375,7 +375,7 @@ async fn blind_after_a_step_means_no_further_step() {
         let record = bench.heal(rule, target).await;
         assert_eq!(ended(&record), (Outcome::Unknown, "probe_unknown"));
         assert_eq!(bench.world.called(), ["one"]);
-        assert_eq!(bench.told(), ["unknown probe_unknown"]);
+        assert_eq!(bench.told().await, ["unknown probe_unknown"]);
     }
 }
 
@@ -422,7 +422,7 @@ async fn a_rule_that_only_observes_reports_in_every_mode_and_within_its_limits()
         assert_eq!(bench.world.called(), ["report"]);
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Reported, "reported"));
-        assert_eq!(bench.told(), ["reported reported", "limited limited", "reported reported"]);
+        assert_eq!(bench.told().await, ["reported reported", "limited limited", "reported reported"]);
     }
 }
 

@@ -79,7 +79,7 @@ async fn what_recovers_while_it_waits_is_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_lasts_ends_it_and_says_until_when() {
-    let mut bench = limited("[1/15m]");
+    let bench = limited("[1/15m]");
     bench.heal("unit", APP).await;
     let first = bench.world.calls()[0].at;
     bench.world.sicken(APP);
@@ -92,7 +92,7 @@ async fn a_limit_that_lasts_ends_it_and_says_until_when() {
     assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Limited, "limited"));
     sleep(minutes(5) + Duration::from_millis(1)).await;
     assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Succeeded, "verified"));
-    assert_eq!(bench.told(), ["succeeded verified", "limited limited", "succeeded verified"]);
+    assert_eq!(bench.told().await, ["succeeded verified", "limited limited", "succeeded verified"]);
 }
 
 /// One class on one host: two rules on two targets share it.
@@ -236,7 +236,7 @@ async fn after_a_try_it_cools_down_longer_each_time_and_then_a_person_is_needed(
     let first = calls[1].duration_since(calls[0]);
     assert!((minutes(7)..minutes(14)).contains(&first), "{first:?}");
     assert!((minutes(720)..minutes(723)).contains(&calls[2].duration_since(calls[1])));
-    assert_eq!(bench.told(), words, "each news once");
+    assert_eq!(bench.told().await, words, "each news once");
     // A try that helps closes it.
     let restart = bench.fake("restart", Class::S2, Does::Cure);
     bench.steps("unit", [restart]);

@@ -94,10 +94,10 @@ async fn resolved_while_it_works_changes_nothing_and_is_no_success() {
 
 #[tokio::test(start_paused = true)]
 async fn what_only_repeats_is_one_on_record_and_told_once_a_day() {
-    let mut bench = bench(Does::Cure);
+    let bench = bench(Does::Cure);
     bench.heal("unit", APP).await;
     bench.world.sicken(APP);
-    bench.told();
+    bench.told().await;
     for minute in 0..5 {
         let record = bench.heal("unit", APP).await;
         assert_eq!(ended(&record), (Outcome::Limited, "cooldown"));
@@ -106,17 +106,17 @@ async fn what_only_repeats_is_one_on_record_and_told_once_a_day() {
         sleep(Duration::from_secs(60)).await;
     }
     assert_eq!(bench.reader().recent(None, None, 9).unwrap().len(), 2);
-    assert_eq!(bench.told(), ["limited cooldown"]);
+    assert_eq!(bench.told().await, ["limited cooldown"]);
     // What is seen and said then is the newest, not the oldest.
     bench.world.hide(APP);
     for _ in 0..2 {
         bench.heal("unit", APP).await;
     }
-    assert_eq!(bench.told(), ["blocked probe_unknown"]);
+    assert_eq!(bench.told().await, ["blocked probe_unknown"]);
     sleep(Duration::from_secs(25 * 3600)).await;
     let record = bench.heal("unit", APP).await;
     assert_eq!((ended(&record), record.deliveries), ((Outcome::Blocked, "probe_unknown"), 1));
-    assert_eq!(bench.told(), ["blocked probe_unknown"]);
+    assert_eq!(bench.told().await, ["blocked probe_unknown"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +151,7 @@ async fn a_rule_that_is_gone_ends_what_is_open() {
     bench.restart();
     bench.drive().await;
     assert_eq!(ended(&bench.last()), (Outcome::Ignored, "not_configured"));
-    assert!(bench.told().is_empty());
+    assert!(bench.told().await.is_empty());
     assert!(bench.world.called().is_empty());
 }
 
@@ -175,7 +175,7 @@ async fn a_rule_that_is_gone_does_not_hide_what_was_done() {
     bench.drive().await;
     assert_eq!(ended(&bench.last()), (Outcome::Unknown, "not_configured"));
     assert_eq!(bench.steps_of(id), ["restart unknown (interrupted)"]);
-    assert_eq!(bench.told(), ["unknown not_configured"]);
+    assert_eq!(bench.told().await, ["unknown not_configured"]);
 }
 
 /// Positions of another ladder mean nothing: an interrupted step must not come again at another place.

@@ -1,9 +1,9 @@
 //! The worker: what may run at the same time and what may not, what it does when it must end, and when a walk breaks.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
-    sync::Notify,
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -13,26 +13,27 @@ use crate::{
     journal::{Error, Phase},
     outcome::Outcome,
     policy::Class,
-    worker::Worker,
+    worker::{Bell, Worker},
 };
 
 const APP: &str = "app.service";
 
 struct Running {
-    bell: Arc<Notify>,
+    bell: Bell,
     worker: JoinHandle<Result<(), Error>>,
 }
 
 fn start(bench: &Bench) -> Running {
-    let bell = Arc::new(Notify::new());
-    let worker = tokio::spawn(Worker::new(bench.walker().clone(), bell.clone()).run());
+    let bell = Bell::default();
+    let (_, live) = watch::channel(bench.walker().assessor.config.clone());
+    let worker = tokio::spawn(Worker::new(bench.walker().clone(), live, bell.clone()).run());
     Running { bell, worker }
 }
 
 impl Running {
     /// Waits until nothing is open any more.
     async fn idle(&self, bench: &Bench) {
-        self.bell.notify_one();
+        self.bell.ring();
         while bench.reader().queue().unwrap().0 > 0 {
             assert!(!self.worker.is_finished(), "the worker ended");
             sleep(Duration::from_millis(100)).await;

@@ -1,0 +1,192 @@
+//! Mode approve: asked once, looked at anew, and nothing without a yes in time. And rules that only people begin.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::bench::{Bench, Does, failed, unit_rule};
+use crate::{
+    journal::{Decided, Phase, Record, StepState, Verdict},
+    observe::{HostState, Observation},
+    outcome::Outcome,
+    policy::{Class, Mode},
+    walk::Next,
+};
+
+const APP: &str = "app.service";
+
+fn ended(record: &Record) -> (Outcome, &str) {
+    (record.outcome.unwrap(), record.reason.as_deref().unwrap())
+}
+
+fn bench() -> Bench {
+    let mut bench = Bench::under(
+        "policy: {mode: approve, limits: {S2: [100/1h]}}",
+        &[unit_rule("unit", "    limits: [1/4m]\n    cooldown: 0s\n")],
+    );
+    let restart = bench.fake("restart", Class::S2, Does::Cure);
+    bench.steps("unit", [restart]);
+    bench.world.show(APP, failed());
+    bench
+}
+
+async fn decide(bench: &Bench, id: i64, verdict: Verdict) -> Decided {
+    let within = bench.config.approval_within;
+    bench.journal().decide(id, verdict, "root".to_owned(), within, bench.now()).await.unwrap()
+}
+
+/// An alert fires, and the remediation waits for a person.
+async fn asked(bench: &Bench) -> i64 {
+    bench.alert("unit", APP).await;
+    let id = bench.last().id;
+    assert_eq!(bench.walk(id).await.unwrap(), Next::Again(Duration::from_secs(60)));
+    assert_eq!((bench.last().phase, bench.last().outcome), (Phase::Awaiting, None));
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_approved_of_is_done_and_only_then() {
+    let bench = bench();
+    let id = asked(&bench).await;
+    assert_eq!(bench.steps_of(id), ["restart planned"]);
+    assert_eq!(bench.told().await, ["awaiting_approval "]);
+    assert_eq!(bench.reader().rule_facts("unit").unwrap().awaiting, 1);
+    // Looked at again meanwhile, and alerted again: nobody is asked twice.
+    bench.walk(id).await.unwrap();
+    bench.alert("unit", APP).await;
+    assert!(bench.world.called().is_empty() && bench.told().await.is_empty());
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.drive().await;
+    let record = bench.last();
+    assert_eq!((record.id, ended(&record)), (id, (Outcome::Succeeded, "verified")));
+    assert_eq!(record.decided_by.as_deref(), Some("root"));
+    assert_eq!(
+        (bench.world.called(), bench.steps_of(id)),
+        (vec!["restart"], vec!["restart done".to_owned()])
+    );
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::NotAwaiting);
+    // The next need is asked for anew.
+    sleep(Duration::from_secs(300)).await;
+    bench.world.sicken(APP);
+    asked(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_well_meanwhile_is_not_done_although_it_was_approved_of() {
+    let bench = bench();
+    let id = asked(&bench).await;
+    bench.world.cure(APP);
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::NotNeeded, "already_well"));
+    assert!(bench.world.called().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_and_expired_are_ends() {
+    let bench = bench();
+    let id = asked(&bench).await;
+    assert_eq!(decide(&bench, id, Verdict::Reject).await, Decided::Taken);
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::Blocked, "rejected"));
+    assert_eq!(bench.last().detail.as_deref(), Some("rejected by root"));
+    let id = asked(&bench).await;
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::Blocked, "approval_expired"));
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::NotAwaiting);
+    assert!(bench.world.called().is_empty());
+}
+
+/// The time to approve goes on while the process is dead, and a yes is not forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_restart_forgets_neither_the_question_nor_the_answer() {
+    let mut bench = bench();
+    let id = asked(&bench).await;
+    bench.restart();
+    assert!(matches!(bench.walk(id).await.unwrap(), Next::Again(_)));
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.restart();
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::Succeeded, "verified"));
+    assert_eq!(bench.told().await, ["awaiting_approval ", "succeeded verified"]);
+}
+
+/// A yes is for the steps that were shown: when the rule's steps change, it is asked again.
+#[tokio::test(start_paused = true)]
+async fn an_approval_is_for_what_was_shown() {
+    let mut bench = bench();
+    let id = asked(&bench).await;
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    let other = bench.fake("other", Class::S2, Does::Cure);
+    bench.steps("unit", [other]);
+    assert!(matches!(bench.walk(id).await.unwrap(), Next::Again(_)));
+    assert_eq!((bench.last().phase, bench.steps_of(id)), (Phase::Awaiting, vec!["other planned".to_owned()]));
+    assert!(bench.world.called().is_empty());
+    assert_eq!(bench.told().await.len(), 2);
+}
+
+/// What a limit, a pause or the breaker would refuse, nobody is asked about.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_about_what_would_be_refused() {
+    let bench = bench();
+    let (reason, author) = ("deploy".to_owned(), "root".to_owned());
+    bench.journal().pause(reason, author, None, bench.now()).await.unwrap();
+    assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Blocked, "paused"));
+    assert_eq!(bench.told().await, ["blocked paused"]);
+}
+
+/// The mode is lowered while a remediation of mode auto is between two steps.
+#[tokio::test(start_paused = true)]
+async fn a_step_that_nobody_approved_of_is_not_done_after_the_mode_was_lowered() {
+    let mut bench = Bench::new(&[unit_rule("unit", "    limits: [1/1h]\n")]);
+    let first = bench.fake("first", Class::S2, Does::Hang);
+    let second = bench.fake("second", Class::S2, Does::Cure);
+    bench.steps("unit", [first, second]);
+    bench.world.show(APP, failed());
+    bench.alert("unit", APP).await;
+    bench.walk_into_the_action(bench.last().id).await;
+    bench.rule("unit").mode = Mode::Approve;
+    bench.restart();
+    bench.drive().await;
+    assert_eq!(bench.world.called(), ["first"]);
+    assert_eq!(bench.steps_of(bench.last().id)[1], "second skipped (not_approved)");
+}
+
+/// A rule that no alert selects: begun by hand, judged by its own need, and done when it has been carried out.
+#[tokio::test(start_paused = true)]
+async fn what_is_on_demand_has_its_own_need_and_mark() {
+    let rule = "  - name: weekly
+    on_demand: true
+    needed: {build_cache_above: 1GB}
+    limits: [1/24h]
+    cooldown: 0s
+    steps: [build_cache_prune]
+    verify: {completed: true, within: 10m}
+";
+    let mut bench = Bench::new(&[rule.to_owned()]);
+    let prune = bench.fake("prune", Class::D1, Does::Nothing);
+    bench.steps("weekly", [prune]);
+    let cache = |bytes| Observation::Host(HostState { build_cache_bytes: bytes });
+    let labels = std::collections::BTreeMap::from([("alertname".to_owned(), "weekly".to_owned())]);
+    assert!(crate::rules::find(&bench.config.rules, &labels).is_none(), "no alert selects it");
+    bench.world.show("host", cache(Some(900_000_000)));
+    assert_eq!(ended(&bench.heal("weekly", "host").await), (Outcome::NotNeeded, "already_well"));
+    bench.world.show("host", cache(None));
+    assert_eq!(ended(&bench.heal("weekly", "host").await), (Outcome::Blocked, "probe_unknown"));
+    bench.world.show("host", cache(Some(1_100_000_000)));
+    assert_eq!(ended(&bench.heal("weekly", "host").await), (Outcome::Succeeded, "verified"));
+    assert_eq!(ended(&bench.heal("weekly", "host").await), (Outcome::Limited, "limited"));
+    assert_eq!(bench.world.called(), ["prune"]);
+    // What the host refused was not carried out, and what never answered is not known to have been.
+    for (does, outcome, state) in [
+        (Does::Refuse, Outcome::Failed, StepState::Failed),
+        (Does::Hang, Outcome::Unknown, StepState::Unknown),
+    ] {
+        sleep(Duration::from_secs(86_400)).await;
+        let prune = bench.fake("prune", Class::D1, does);
+        bench.steps("weekly", [prune]);
+        let record = bench.heal("weekly", "host").await;
+        assert_eq!(record.outcome, Some(outcome));
+        assert_eq!(bench.reader().steps(record.id).unwrap()[0].state, state);
+    }
+}
