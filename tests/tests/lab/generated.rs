@@ -30,7 +30,7 @@ const TOKEN: &str = "a token that only this test knows";
 const CONFIG: &str = r#"
 server: {listen: ["127.0.0.1:PORT"], bearer_token_files: [webhook.token]}
 state: {dir: state}
-policy: {mode: auto, deletion: cache}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, deletion: cache}
 rules:
   - name: container-unhealthy
     match: ['alertname="ContainerUnhealthy"']

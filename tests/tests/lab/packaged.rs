@@ -23,7 +23,7 @@ const EXPOSURE_BELOW: f64 = 2.0;
 
 const CONFIG: &str = r#"
 server: {bearer_token_files: [webhook.token]}
-policy: {mode: auto, deny_units: [shop-vault.service]}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, deny_units: [shop-vault.service]}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
