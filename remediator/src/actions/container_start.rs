@@ -226,6 +226,6 @@ mod tests {
         }
         });
         let done = ContainerStart::default().run(&bench.container("app", seen("exited"))).await.unwrap();
-        assert_eq!(done.detail, "started; side use its network and need a restart");
+        assert_eq!(done.detail, "started; these need a restart: side uses its network");
     }
 }

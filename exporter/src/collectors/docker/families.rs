@@ -253,6 +253,8 @@ mod tests {
             auto_remove: false,
             labels: labels(),
             network_mode: "none".into(),
+            pid_mode: String::new(),
+            ipc_mode: String::new(),
             pid: 0,
             memory_limit: None,
             log_path: None,
