@@ -103,7 +103,8 @@ library_path() { # the folders of unpacked libraries
     find "$root/usr/lib" "$root/lib" -name 'lib*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd:
 }
 
-lacks_libraries() { ldd "$1" 2>/dev/null | grep -q 'not found'; }
+# Reads all that ldd says: a grep that left early would break the pipe, and ldd's failure hide the answer.
+lacks_libraries() { ldd "$1" 2>/dev/null | grep 'not found' >/dev/null; }
 
 from_machine() { # from_machine NAME COMMAND
     ln -sfn "$(command -v "$2")" "$bin/$1"

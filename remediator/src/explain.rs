@@ -213,11 +213,11 @@ async fn admission(
             rfc3339(now.wall_after(refusal.wait))
         )?;
     }
-    let result = match (refusals.is_empty(), rule.mode) {
-        (false, _) => "it would not be done now",
-        (true, Mode::Plan) => "mode is plan: it would be recorded, and nothing done",
-        (true, Mode::Approve) => "mode is approve: it would be done when a person approves of it",
-        (true, Mode::Auto) => "it would be done",
+    let result = match (rule.mode, refusals.is_empty()) {
+        (Mode::Plan, _) => "mode is plan: it would be recorded, and nothing done",
+        (_, false) => "it would not be done now",
+        (Mode::Approve, true) => "mode is approve: it would be done when a person approves of it",
+        (Mode::Auto, true) => "it would be done",
     };
     writeln!(out, "  result  {result}")?;
     Ok(())

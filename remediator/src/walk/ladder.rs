@@ -43,7 +43,7 @@ pub(super) struct Way {
     pub(super) planned: bool,
     /// The last call, or in plan mode the first that would be made.
     pub(super) last_action: Option<(String, Class)>,
-    /// Why the first step that was not done was not.
+    /// Why the first step that might have helped was not done; when none might, why the first was not.
     pub(super) first_skip: Option<(String, String)>,
     /// All steps together cannot free what is needed: how much they can.
     pub(super) shortfall: Option<String>,
@@ -53,7 +53,8 @@ pub(super) struct Way {
 
 impl Way {
     pub(super) fn skipped(&mut self, step: &Step, reason: &str, detail: &str) {
-        if step.0.class().acts() && self.first_skip.is_none() {
+        let is_first = |skip: &(String, String)| would_not_help(&skip.0) && !would_not_help(reason);
+        if step.0.class().acts() && self.first_skip.as_ref().is_none_or(is_first) {
             self.first_skip = Some((reason.to_owned(), format!("{}: {detail}", step.0.name())));
         }
     }
@@ -448,6 +449,11 @@ fn shortfall(rule: &Rule, sight: &Sight, plan: &[Planned]) -> Option<String> {
     (!most.is_empty() && all < deficit).then(|| {
         format!("the steps can free {} of the {} that are needed", format_bytes(all), format_bytes(deficit))
     })
+}
+
+/// Whether a step was left out because there is nothing for it to do, and not because something held it back.
+fn would_not_help(reason: &str) -> bool {
+    matches!(reason, "too_little_to_free" | "not_on_this_filesystem")
 }
 
 /// Whether a step that acts comes after this one.
