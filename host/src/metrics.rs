@@ -4,23 +4,20 @@
 
 mod block;
 mod classic;
+mod draft;
 pub mod gzip;
 mod labels;
 mod process;
 #[cfg(any(test, feature = "read-back"))]
 mod read_back;
 mod renewed;
+mod text;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
-    metrics::MetricType,
-};
-
 pub use self::{
     block::{Block, Format},
+    draft::{Draft, Samples},
     labels::Labels,
     process::process,
     renewed::Renewed,
@@ -31,7 +28,7 @@ pub use self::{
 pub struct Family {
     /// The exposed name; a counter's ends in `_total`.
     pub name: &'static str,
-    /// One sentence. The encoder writes it raw: no backslash, no newline.
+    /// One sentence. It is written raw: no backslash, no newline.
     pub help: &'static str,
     /// What the values are.
     pub kind: Kind,
@@ -91,32 +88,5 @@ impl Family {
     pub fn with(mut self, labels: &[(&'static str, &str)], value: f64) -> Self {
         self.sample(labels, value);
         self
-    }
-}
-
-impl Collector for Family {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let (name, kind) = match self.kind {
-            Kind::Gauge => (self.name, MetricType::Gauge),
-            // The encoder writes the suffix itself.
-            Kind::Counter => (self.name.trim_end_matches("_total"), MetricType::Counter),
-        };
-        let mut metric = encoder.encode_descriptor(name, self.help, None, kind)?;
-        for sample in &self.samples {
-            // The encoder would write empty braces.
-            if sample.labels.is_empty() {
-                write(&mut metric, self.kind, sample.value)?;
-            } else {
-                write(&mut metric.encode_family(&&*sample.labels)?, self.kind, sample.value)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn write(encoder: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> Result<(), std::fmt::Error> {
-    match kind {
-        Kind::Gauge => encoder.encode_gauge(&value),
-        Kind::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
     }
 }

@@ -1,73 +1,34 @@
 //! CPU time of other processes, to the nanosecond.
 //!
-//! /proc/PID/stat counts hundredths of a second, which is more than a whole scrape takes. The scheduler's own figure
-//! (proc(5), schedstat) is exact, but of one thread: the sum is taken over all threads, and of those that have ended
-//! what they were last seen with.
+//! The clock of a process (clock_getcpuclockid(3)) counts all of its threads, also those that have ended. What /proc shows
+//! does not do: stat counts hundredths of a second, which is more than a whole scrape takes, and schedstat one thread.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
-/// More often than any thread pool lets an idle thread end.
-const OFTEN: Duration = Duration::from_secs(1);
+use nix::{time::clock_getcpuclockid, unistd::Pid};
 
-/// The CPU time of some processes.
+/// The CPU time of some processes that live on.
 #[derive(Clone)]
-pub(crate) struct Clock(Arc<Mutex<Threads>>);
-
-struct Threads {
-    processes: Vec<u32>,
-    seen: BTreeMap<(u32, u32), u64>,
-}
+pub(crate) struct Clock(Vec<u32>);
 
 impl Clock {
-    /// Begins to follow these processes.
+    /// Of these processes together.
     pub(crate) fn of(processes: &[u32]) -> Self {
-        let threads = Threads { processes: processes.to_vec(), seen: BTreeMap::new() };
-        let clock = Self(Arc::new(Mutex::new(threads)));
-        tokio::spawn(follow(Arc::downgrade(&clock.0)));
-        clock
+        Self(processes.to_vec())
     }
 
-    /// What they have used so far, in milliseconds; only differences mean something.
+    /// What they have used so far, in milliseconds; only differences mean something, and none when one has ended.
     pub(crate) fn ms(&self) -> f64 {
-        let mut threads = lock(&self.0);
-        threads.look();
-        #[expect(clippy::cast_precision_loss)]
-        let nanoseconds = threads.seen.values().sum::<u64>() as f64;
-        nanoseconds / 1e6
+        self.0
+            .iter()
+            .map(|process| spent(*process).map_or(f64::NAN, |spent| spent.as_secs_f64() * 1000.0))
+            .sum()
     }
 }
 
-impl Threads {
-    fn look(&mut self) {
-        for &process in &self.processes {
-            let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-            for task in tasks {
-                let spent = fs::read_to_string(task.path().join("schedstat")).ok();
-                let spent = spent.and_then(|text| text.split(' ').next()?.parse().ok());
-                let thread = task.file_name().to_str().and_then(|name| name.parse().ok());
-                if let (Some(thread), Some(spent)) = (thread, spent) {
-                    self.seen.insert((process, thread), spent);
-                }
-            }
-        }
-    }
-}
-
-async fn follow(threads: Weak<Mutex<Threads>>) {
-    while let Some(threads) = threads.upgrade() {
-        lock(&threads).look();
-        drop(threads);
-        tokio::time::sleep(OFTEN).await;
-    }
-}
-
-fn lock(threads: &Mutex<Threads>) -> MutexGuard<'_, Threads> {
-    threads.lock().unwrap_or_else(PoisonError::into_inner)
+fn spent(process: u32) -> Option<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(process.try_into().ok()?)).ok()?;
+    clock.now().ok().map(Duration::from)
 }
 
 /// What the calling thread has used so far, in milliseconds.

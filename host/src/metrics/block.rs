@@ -2,15 +2,19 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use hyper::body::Bytes;
-use prometheus_client::{encoding::text::encode_registry, registry::Registry};
+use prometheus_client::registry::Registry;
 
-use super::{Family, classic::classic, gzip::Part};
+use super::{
+    Family,
+    classic::classic,
+    draft::{Draft, Section, Text},
+    gzip::{Packer, Part},
+};
 
 /// How long a form that nobody asks for is kept: longer than any usual scrape interval.
 const KEPT: Duration = Duration::from_secs(300);
@@ -26,61 +30,43 @@ pub enum Format {
 
 /// A part of an answer: one family a name, samples sorted by labels, empty families left out.
 ///
-/// The OpenMetrics text is written when the block is made, and the families are gone then: text is a third of their size.
-/// The other forms are made when first asked for.
+/// It is written once; the families are gone then. A long text is kept compressed, as Prometheus asks for it: that is a
+/// sixteenth of the text, which is a third of its samples. The other forms are made when first asked for.
 #[derive(Debug)]
 pub struct Block {
-    openmetrics: Bytes,
+    openmetrics: Text,
     sections: Vec<Section>,
     dropped: usize,
-    classic: Kept<Bytes>,
+    whole: Kept<Vec<Bytes>>,
+    classic: Kept<Vec<Bytes>>,
     deflated: Kept<Arc<Part>>,
     classic_deflated: Kept<Arc<Part>>,
-}
-
-/// One family in the text.
-#[derive(Debug, Clone)]
-struct Section {
-    name: &'static str,
-    samples: usize,
-    text: Range<usize>,
 }
 
 impl Block {
     /// Joins families of one name, because a name described twice makes the whole answer invalid, and of samples with
     /// equal labels keeps the first.
     pub fn new(families: Vec<Family>) -> Self {
-        let mut text = String::new();
-        let mut sections = Vec::new();
-        let mut dropped = 0;
-        for mut family in joined(families) {
-            let before = family.samples.len();
-            family.samples.sort_by(|a, b| a.labels.cmp(&b.labels));
-            family.samples.dedup_by(|later, first| later.labels == first.labels);
-            dropped += before - family.samples.len();
-            let (name, samples, start) = (family.name, family.samples.len(), text.len());
-            // One at a time, and gone afterwards: a text and all its samples in memory would be four texts.
-            let mut registry = Registry::default();
-            registry.register_collector(Box::new(family));
-            write(&mut text, &registry);
-            sections.push(Section { name, samples, text: start..text.len() });
+        let mut draft = Draft::default();
+        for family in joined(families) {
+            draft.family(family);
         }
-        Self::written(text, sections, dropped)
+        draft.finish()
     }
 
     /// What a registry holds. Its names are its own: [`Block::distinct`] does not know them.
     pub fn of_registry(registry: &Registry) -> Self {
-        let mut text = String::new();
-        write(&mut text, registry);
-        Self::written(text, Vec::new(), 0)
+        let mut draft = Draft::default();
+        draft.registry(registry);
+        draft.finish()
     }
 
-    fn written(mut text: String, sections: Vec<Section>, dropped: usize) -> Self {
-        text.shrink_to_fit();
+    pub(super) fn written(openmetrics: Text, sections: Vec<Section>, dropped: usize) -> Self {
         Self {
-            openmetrics: text.into(),
+            openmetrics,
             sections,
             dropped,
+            whole: Kept::default(),
             classic: Kept::default(),
             deflated: Kept::default(),
             classic_deflated: Kept::default(),
@@ -97,33 +83,50 @@ impl Block {
         self.dropped
     }
 
-    /// As text.
-    pub fn text(&self, format: Format) -> Bytes {
-        match format {
-            Format::OpenMetrics => self.openmetrics.clone(),
-            Format::Classic => self.classic.get_or_make(|| self.write_classic()),
+    /// As text, in pieces of whole lines.
+    pub fn text(&self, format: Format) -> Vec<Bytes> {
+        match (format, &self.openmetrics) {
+            (Format::OpenMetrics, Text::Short(text)) => vec![text.clone()],
+            (Format::OpenMetrics, Text::Long(long)) => self.whole.get_or_make(|| long.pieces().collect()),
+            (Format::Classic, _) => self.classic.get_or_make(|| self.classic_pieces()),
         }
     }
 
     /// As a part of a gzip file.
     pub fn deflated(&self, format: Format) -> Arc<Part> {
-        match format {
-            Format::OpenMetrics => self.deflated.get_or_make(|| Arc::new(Part::of(&self.openmetrics))),
-            Format::Classic => {
-                self.classic_deflated.get_or_make(|| Arc::new(Part::of(&self.write_classic())))
+        match (format, &self.openmetrics) {
+            (Format::OpenMetrics, Text::Short(text)) => {
+                self.deflated.get_or_make(|| Arc::new(Part::of(text)))
             }
+            (Format::OpenMetrics, Text::Long(long)) => Arc::clone(long.part()),
+            (Format::Classic, _) => self.classic_deflated.get_or_make(|| Arc::new(self.pack_classic())),
         }
     }
 
     /// Lets go of the forms that nobody asked for lately.
     pub fn tidy(&self) {
+        self.whole.forget_unless_wanted();
         self.classic.forget_unless_wanted();
         self.deflated.forget_unless_wanted();
         self.classic_deflated.forget_unless_wanted();
     }
 
-    fn write_classic(&self) -> Bytes {
-        classic(std::str::from_utf8(&self.openmetrics).unwrap_or_default()).into()
+    fn classic_pieces(&self) -> Vec<Bytes> {
+        match &self.openmetrics {
+            Text::Short(text) => vec![in_classic(text)],
+            Text::Long(long) => long.pieces().map(|piece| in_classic(&piece)).collect(),
+        }
+    }
+
+    fn pack_classic(&self) -> Part {
+        match &self.openmetrics {
+            Text::Short(text) => Part::of(&in_classic(text)),
+            Text::Long(long) => {
+                let mut packer = Packer::default();
+                long.pieces().for_each(|piece| packer.add(&in_classic(&piece)));
+                packer.finish()
+            }
+        }
     }
 
     /// Makes one answer of blocks: a name that one of `last`, which comes behind them, or an earlier block describes is
@@ -145,16 +148,19 @@ impl Block {
     }
 
     fn only(&self, kept: &[&Section]) -> Self {
-        let whole = std::str::from_utf8(&self.openmetrics).unwrap_or_default();
-        let mut text = String::new();
-        let sections = kept.iter().map(|section| {
-            let start = text.len();
-            text.push_str(whole.get(section.text.clone()).unwrap_or_default());
-            Section { text: start..text.len(), ..(*section).clone() }
-        });
-        let sections = sections.collect();
-        Self::written(text, sections, self.dropped)
+        let whole = self.text(Format::OpenMetrics).concat();
+        let whole = std::str::from_utf8(&whole).unwrap_or_default();
+        let mut draft = Draft::default();
+        for section in kept {
+            draft.copy(section, whole.get(section.text.clone()).unwrap_or_default());
+        }
+        let copy = draft.finish();
+        Self { dropped: self.dropped, ..copy }
     }
+}
+
+fn in_classic(openmetrics: &[u8]) -> Bytes {
+    classic(std::str::from_utf8(openmetrics).unwrap_or_default()).into()
 }
 
 /// Families of one name as one, and no empty ones.
@@ -171,13 +177,6 @@ fn joined(families: Vec<Family>) -> Vec<Family> {
         }
     }
     joined
-}
-
-fn write(text: &mut String, registry: &Registry) {
-    // Writing to a string never fails, and evenkeel's collectors return no errors of their own.
-    if encode_registry(text, registry).is_err() {
-        tracing::error!("the metrics could not be written completely");
-    }
 }
 
 /// Something that is made when first wanted, and forgotten when nobody has wanted it for a while.
@@ -207,10 +206,12 @@ impl<T: Clone> Kept<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
-    fn text(families: Vec<Family>) -> Bytes {
-        Block::new(families).text(Format::OpenMetrics)
+    fn text(block: &Block, format: Format) -> String {
+        String::from_utf8(block.text(format).concat()).unwrap()
     }
 
     #[test]
@@ -226,7 +227,7 @@ mod tests {
         let block = Block::new(vec![state, Family::gauge("empty", "Nothing."), restarts, again, alone]);
         assert_eq!((block.dropped(), block.samples()), (1, 5));
         assert_eq!(
-            block.text(Format::OpenMetrics),
+            text(&block, Format::OpenMetrics),
             "# HELP unit_state State.\n# TYPE unit_state gauge\n\
              unit_state{name=\"a\",state=\"active\"} 0.0\n\
              unit_state{name=\"a\",state=\"failed\"} 1.0\n\
@@ -239,22 +240,57 @@ mod tests {
     #[test]
     fn hostile_label_values_stay_one_value() {
         let hostile = "a\"} 1\nforged_metric 2\n\\";
+        let block = Block::new(vec![Family::gauge("x", "X.").with(&[("name", hostile)], 1.0)]);
         assert_eq!(
-            text(vec![Family::gauge("x", "X.").with(&[("name", hostile)], 1.0)]),
+            text(&block, Format::OpenMetrics),
             "# HELP x X.\n# TYPE x gauge\nx{name=\"a\\\"} 1\\nforged_metric 2\\n\\\\\"} 1.0\n"
         );
     }
 
     #[test]
     fn a_form_is_made_once() {
-        let block = Block::new(vec![Family::gauge("x", "X.").with(&[], 1.0)]);
-        for format in [Format::OpenMetrics, Format::Classic] {
-            assert_eq!(block.text(format).as_ptr(), block.text(format).as_ptr());
-            assert!(Arc::ptr_eq(&block.deflated(format), &block.deflated(format)));
+        for block in [Block::new(vec![Family::gauge("x", "X.").with(&[], 1.0)]), Block::new(vec![large()])] {
+            for format in [Format::OpenMetrics, Format::Classic] {
+                assert_eq!(block.text(format)[0].as_ptr(), block.text(format)[0].as_ptr());
+                assert!(Arc::ptr_eq(&block.deflated(format), &block.deflated(format)));
+            }
+            let before = block.deflated(Format::Classic);
+            block.tidy();
+            assert!(Arc::ptr_eq(&before, &block.deflated(Format::Classic)), "it was wanted just now");
         }
-        let before = block.deflated(Format::Classic);
-        block.tidy();
-        assert!(Arc::ptr_eq(&before, &block.deflated(Format::Classic)), "it was wanted just now");
+    }
+
+    fn large() -> Family {
+        let mut family = Family::counter("large_total", "Too large to be kept as it is.");
+        for number in 0..10_000_u32 {
+            family.sample(&[("number", &format!("{number:05}"))], f64::from(number));
+        }
+        family
+    }
+
+    #[test]
+    fn a_large_block_reads_as_it_was_written() {
+        let small = Family::counter("small_total", "S.").with(&[], 1.0);
+        let block = Block::new(vec![large(), small.clone()]);
+        let lines = |kind: &str| {
+            let samples =
+                (0..10_000_u32).map(|number| format!("large_total{{number=\"{number:05}\"}} {number}.0\n"));
+            let large =
+                format!("# HELP large{kind} Too large to be kept as it is.\n# TYPE large{kind} counter\n");
+            let small = format!("# HELP small{kind} S.\n# TYPE small{kind} counter\nsmall_total 1.0\n");
+            large + &samples.collect::<String>() + &small
+        };
+        for (format, expected) in [(Format::OpenMetrics, lines("")), (Format::Classic, lines("_total"))] {
+            assert!(text(&block, format) == expected, "{format:?}");
+            let mut unpacked = String::new();
+            let packed = crate::metrics::gzip::member([&*block.deflated(format)]).concat();
+            flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).unwrap();
+            assert!(unpacked == expected, "{format:?}, compressed");
+        }
+        assert_eq!(block.samples(), 10_001);
+        let (blocks, left_out) = Block::distinct(vec![Arc::new(block)], &[small]);
+        assert_eq!((left_out, blocks[0].samples()), (1, 10_000));
+        assert!(lines("").starts_with(&text(&blocks[0], Format::OpenMetrics)));
     }
 
     #[test]
@@ -266,7 +302,7 @@ mod tests {
         let (blocks, left_out) = Block::distinct(vec![Arc::clone(&first), clashing], &last);
         assert_eq!(left_out, 2);
         assert!(Arc::ptr_eq(&blocks[0], &first), "what has no clash is not written again");
-        assert_eq!(blocks[1].text(Format::Classic), "# HELP c X.\n# TYPE c gauge\nc 2.0\n");
+        assert_eq!(text(&blocks[1], Format::Classic), "# HELP c X.\n# TYPE c gauge\nc 2.0\n");
         let (same, left_out) = Block::distinct(blocks.clone(), &last);
         assert!(left_out == 0 && Arc::ptr_eq(&same[1], &blocks[1]));
     }

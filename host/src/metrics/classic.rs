@@ -63,9 +63,10 @@ mod tests {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(OtherKinds));
         assert_eq!(
-            Block::of_registry(&registry).text(Format::Classic),
+            Block::of_registry(&registry).text(Format::Classic).concat(),
             "# HELP build_info Build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n\
              # HELP age_seconds Age.\n# TYPE age_seconds untyped\nage_seconds 1.5\n"
+                .as_bytes()
         );
     }
 }

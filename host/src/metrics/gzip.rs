@@ -5,9 +5,9 @@
 //! that parts in a row are one stream; a member (RFC 1952) adds a header, an end, and a checksum that follows from the
 //! parts' checksums. Every reader of gzip takes it: nothing here is optional in the format.
 
-use std::io::Write;
+use std::io::{Cursor, Read, Write};
 
-use flate2::{Compression, Crc, write::DeflateEncoder};
+use flate2::{Compression, Crc, read::DeflateDecoder, write::DeflateEncoder};
 use hyper::body::Bytes;
 
 /// Magic number, deflate, no flags, no time, fastest algorithm, unknown system (RFC 1952, 2.3).
@@ -23,23 +23,20 @@ const SHORT: usize = 8 << 10;
 /// A piece of text, compressed if it is worth it.
 #[derive(Debug)]
 pub struct Part {
-    deflated: Bytes,
+    /// One deflate stream.
+    deflated: Vec<Bytes>,
     crc: Crc,
 }
 
 impl Part {
-    /// Level 1: 16 times smaller in a third of the time that writing the text takes; higher levels cost far more than they
-    /// save.
+    /// Of a text that is whole in memory.
     pub fn of(text: &[u8]) -> Self {
         if text.len() <= SHORT {
             return Self::stored(text);
         }
-        let mut encoder = DeflateEncoder::new(Vec::with_capacity(text.len() / 8 + 64), Compression::fast());
-        // Writing to a vector never fails. The flush ends the stream on a byte boundary, and not as the last.
-        let _ = encoder.write_all(text).and_then(|()| encoder.flush());
-        let mut deflated = std::mem::take(encoder.get_mut());
-        deflated.shrink_to_fit();
-        Self::new(text, deflated)
+        let mut packer = Packer::default();
+        packer.add(text);
+        packer.finish()
     }
 
     /// The text as it is, in blocks that are not compressed (RFC 1951, 3.2.4).
@@ -52,13 +49,55 @@ impl Part {
             deflated.extend((!length).to_le_bytes());
             deflated.extend(piece);
         }
-        Self::new(text, deflated)
-    }
-
-    fn new(text: &[u8], deflated: Vec<u8>) -> Self {
         let mut crc = Crc::new();
         crc.update(text);
-        Self { deflated: deflated.into(), crc }
+        Self { deflated: vec![deflated.into()], crc }
+    }
+
+    /// The text again.
+    pub(super) fn unpacked(&self) -> impl Read {
+        DeflateDecoder::new(Cursor::new(self.deflated.concat()))
+    }
+}
+
+/// Makes a part of a text that comes in pieces.
+pub(super) struct Packer {
+    encoder: DeflateEncoder<Vec<u8>>,
+    deflated: Vec<Bytes>,
+    crc: Crc,
+}
+
+impl Default for Packer {
+    /// Level 1: 16 times smaller in a third of the time that writing the text takes; higher levels cost far more than they
+    /// save.
+    fn default() -> Self {
+        let encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        Self { encoder, deflated: Vec::new(), crc: Crc::new() }
+    }
+}
+
+impl Packer {
+    pub(super) fn add(&mut self, text: &[u8]) {
+        self.crc.update(text);
+        // Writing to a vector never fails.
+        let _ = self.encoder.write_all(text);
+        self.keep();
+    }
+
+    pub(super) fn finish(mut self) -> Part {
+        // Ends the stream on a byte boundary, and not as the last.
+        let _ = self.encoder.flush();
+        self.keep();
+        Part { deflated: self.deflated, crc: self.crc }
+    }
+
+    /// In pieces of just their size: one that grows would be copied many times, and leave holes in the heap.
+    fn keep(&mut self) {
+        let new = self.encoder.get_mut();
+        if !new.is_empty() {
+            self.deflated.push(Bytes::copy_from_slice(new));
+            new.clear();
+        }
     }
 }
 
@@ -67,7 +106,7 @@ pub fn member<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<Bytes> {
     let mut pieces = vec![Bytes::from_static(HEADER)];
     let mut crc = Crc::new();
     for part in parts {
-        pieces.push(part.deflated.clone());
+        pieces.extend(part.deflated.iter().cloned());
         crc.combine(&part.crc);
     }
     let end = [&LAST_BLOCK[..], &crc.sum().to_le_bytes(), &crc.amount().to_le_bytes()].concat();

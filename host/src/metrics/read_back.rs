@@ -8,7 +8,7 @@ impl Block {
     /// # Panics
     /// When the text is not what [`Block::new`] writes.
     pub fn read_back(&self) -> Vec<Family> {
-        let text = self.text(Format::Classic);
+        let text = self.text(Format::Classic).concat();
         let text = std::str::from_utf8(&text).expect("text");
         let mut families: Vec<Family> = Vec::new();
         let mut help = "";

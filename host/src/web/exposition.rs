@@ -57,7 +57,7 @@ impl Exposition {
 
     fn plain(&self, format: Format) -> Vec<Bytes> {
         let end = (format == Format::OpenMetrics).then_some(Bytes::from_static(EOF));
-        self.blocks.iter().map(|block| block.text(format)).chain(end).collect()
+        self.blocks.iter().flat_map(|block| block.text(format)).chain(end).collect()
     }
 
     fn gzipped(&self, format: Format) -> Vec<Bytes> {

@@ -9,12 +9,12 @@ use std::{
 
 use evenkeel_host::metrics::Family;
 
-use super::picture::{Known, Picture};
-pub(super) use units::units;
+use super::picture::Picture;
+pub(super) use units::{Seen, seen, write};
 
-/// `systemd_unit_state` has a series for each; systemd may know more.
+/// `systemd_unit_state` has a series for each, in this order; systemd may know more.
 const ACTIVE_STATES: [&str; 8] =
-    ["active", "activating", "deactivating", "inactive", "failed", "reloading", "maintenance", "refreshing"];
+    ["activating", "active", "deactivating", "failed", "inactive", "maintenance", "refreshing", "reloading"];
 
 const MANAGER_STATES: [&str; 6] =
     ["initializing", "starting", "running", "degraded", "maintenance", "stopping"];
@@ -95,13 +95,13 @@ pub(super) mod tests {
 
     /// The samples of one family, as `label=value … value`.
     pub(super) fn lines(families: &[Family], name: &str) -> Vec<String> {
-        let family = families.iter().find(|family| family.name == name).unwrap();
+        let samples = families.iter().filter(|family| family.name == name).flat_map(|family| &family.samples);
         let line = |sample: &Sample| {
             let labels: String =
                 sample.labels.iter().map(|(name, value)| format!("{name}={value} ")).collect();
             format!("{labels}{}", sample.value)
         };
-        family.samples.iter().map(line).collect()
+        samples.map(line).collect()
     }
 
     #[test]

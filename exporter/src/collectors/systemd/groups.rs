@@ -1,6 +1,6 @@
 //! CPU, memory and tasks of watched units, from the kernel's files at each look.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use evenkeel_host::{
     cgroup::{Cgroups, Meter, Usage},
@@ -22,7 +22,7 @@ pub(super) struct Groups {
 
 #[derive(Debug)]
 struct Metered {
-    unit: Unit,
+    unit: Arc<Unit>,
     path: String,
     meter: Meter,
     usage: Option<Usage>,
@@ -49,7 +49,7 @@ impl Groups {
         before.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         for known in picture.units().filter(|known| known.has_processes()) {
             let Some(path) = known.control_group.as_ref().filter(|path| !path.is_empty()) else { continue };
-            let unit = known.unit.clone();
+            let unit = Arc::clone(&known.unit);
             let metered = match before.binary_search_by(|metered| metered.path.cmp(path)) {
                 Ok(index) => Metered { unit, ..before.remove(index) },
                 Err(_) => Metered { unit, path: path.clone(), meter: Meter::new(path), usage: None },

@@ -127,15 +127,19 @@ impl Keeper {
 
     fn print(&self, desk: &mut Desk, state: &str) -> Vec<Arc<Block>> {
         let Desk { press, groups, resting, files, version, .. } = desk;
-        let (general, units, edition) = {
+        let (general, units) = {
             // Held for the values only: the text takes longer, and announcements are waiting.
             let picture = self.picture();
             let general = families::general(&picture, state, version);
-            let clock_start = press.needs_units(picture.version());
-            let units = clock_start.map(|start| families::units(&picture, resting.shown(), files, start));
-            (general, units, picture.version())
+            let units = press.needs_units(picture.version()).map(|clock_start| {
+                (families::seen(&picture, resting.shown(), files), clock_start, picture.version())
+            });
+            (general, units)
         };
-        press.blocks([general, groups.families()].concat(), units, edition)
+        if let Some((units, clock_start, version)) = units {
+            press.print_units(&units, clock_start, version);
+        }
+        press.blocks([general, groups.families()].concat())
     }
 
     async fn open_link(&self, desk: &mut Desk) -> Result<Link, Error> {
@@ -283,7 +287,7 @@ impl Keeper {
                     Err(error) if !error.is_no_such_unit() => {
                         unreadable += 1;
                         if self.unreadable.load(Ordering::Relaxed) == 0 {
-                            warn!(unit, %error, "cannot read a unit's details");
+                            warn!(unit = unit.name, %error, "cannot read a unit's details");
                         }
                     }
                     // A transient unit that ended since it was announced is no trouble.
@@ -310,7 +314,7 @@ impl Keeper {
     }
 
     /// Clears one doubt, if that can be done.
-    async fn read_one(&self, unit: Unit, doubt: Doubt) -> (String, Result<(), Error>) {
+    async fn read_one(&self, unit: Arc<Unit>, doubt: Doubt) -> (Arc<Unit>, Result<(), Error>) {
         let since = self.picture().clock();
         let answer = async {
             if doubt == Doubt::Proof {
@@ -328,12 +332,12 @@ impl Keeper {
             details.map(drop)
         }
         .await;
-        (unit.name, answer)
+        (unit, answer)
     }
 
-    fn select(&self, choose: impl Fn(&Known) -> bool) -> Vec<Unit> {
+    fn select(&self, choose: impl Fn(&Known) -> bool) -> Vec<Arc<Unit>> {
         let picture = self.picture();
-        picture.units().filter(|known| choose(known)).map(|known| known.unit.clone()).collect()
+        picture.units().filter(|known| choose(known)).map(|known| Arc::clone(&known.unit)).collect()
     }
 
     pub(super) fn picture(&self) -> MutexGuard<'_, Picture> {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,11 +53,11 @@ pub(super) struct Picture {
 #[derive(Debug)]
 pub(super) struct Known {
     /// As in the list.
-    pub(super) unit: Unit,
+    pub(super) unit: Arc<Unit>,
     /// Whether and how it is published.
     pub(super) role: Option<Role>,
     /// What the list does not tell; only of published units, `None` where nobody has asked or the unit was gone.
-    pub(super) details: Option<Details>,
+    pub(super) details: Option<Arc<Details>>,
     /// Its file, until the files are read anew.
     pub(super) file: Option<String>,
     /// What it pulls in, of local targets.
@@ -298,9 +299,9 @@ impl Picture {
     }
 
     /// Published units that are to be asked about, and what.
-    pub(super) fn doubts(&self) -> Vec<(Unit, Doubt)> {
+    pub(super) fn doubts(&self) -> Vec<(Arc<Unit>, Doubt)> {
         let doubted = self.units.values().filter(|known| known.is_to_be_read());
-        doubted.map(|known| (known.unit.clone(), known.doubt)).collect()
+        doubted.map(|known| (Arc::clone(&known.unit), known.doubt)).collect()
     }
 
     /// Takes the details of a unit, asked for at `since`; `None` for one that is gone or cannot be read.
@@ -309,6 +310,7 @@ impl Picture {
         if known.touched > since {
             return;
         }
+        let details = details.map(Arc::new);
         self.version += u64::from(known.details != details);
         (known.details, known.doubt, known.proved) = (details, Doubt::None, now);
     }
@@ -319,7 +321,7 @@ impl Picture {
             return Proof::Same;
         };
         known.proved = now;
-        let believed = known.details.as_ref().map(Details::mark);
+        let believed = known.details.as_deref().map(Details::mark);
         if believed == Some(mark) {
             if known.doubt == Doubt::Proof {
                 known.doubt = Doubt::None;
@@ -336,7 +338,7 @@ impl Picture {
 
     /// Published units to prove: `most` that have restarted, because nothing announces when their counters are set back,
     /// and of the others one in `share`, not fewer than `least` or more than `most`. The longest unproved first.
-    pub(super) fn sample(&self, share: usize, least: usize, most: usize) -> Vec<Unit> {
+    pub(super) fn sample(&self, share: usize, least: usize, most: usize) -> Vec<Arc<Unit>> {
         let read = self.units.values().filter(|known| known.is_read());
         let (mut restarted, mut others): (Vec<&Known>, Vec<&Known>) =
             read.partition(|known| known.has_restarted());
@@ -345,7 +347,7 @@ impl Picture {
             known.sort_unstable_by_key(|known| known.proved);
             known.truncate(wanted);
         }
-        restarted.into_iter().chain(others).map(|known| known.unit.clone()).collect()
+        restarted.into_iter().chain(others).map(|known| Arc::clone(&known.unit)).collect()
     }
 
     /// Finds out whether anything is still in doubt; for `has_groups`, also where watched units have their processes.
@@ -385,7 +387,7 @@ impl Picture {
 impl Known {
     fn new(unit: Unit, now: Instant) -> Self {
         Self {
-            unit,
+            unit: Arc::new(unit),
             role: None,
             details: None,
             file: None,
@@ -409,8 +411,8 @@ impl Known {
         }
         let was_active = self.unit.active_state.clone();
         // A signal that brings some of it up to date would make the rest look proved.
-        let details = if self.doubt == Doubt::None { self.details.as_mut() } else { None };
-        let effect = changed.apply(&mut self.unit, details);
+        let details = self.details.as_mut().filter(|_| self.doubt == Doubt::None);
+        let effect = changed.apply(Arc::make_mut(&mut self.unit), details.map(Arc::make_mut));
         if self.doubt != Doubt::None {
             self.doubt(Doubt::Details);
         }
@@ -434,7 +436,7 @@ impl Known {
         if !is_same || self.doubt == Doubt::States {
             self.doubt = Doubt::Details;
         }
-        self.unit = unit;
+        self.unit = Arc::new(unit);
         !is_same
     }
 

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evenkeel_host::metrics::{Block, Family, Renewed};
+use evenkeel_host::metrics::{Block, Draft, Family, Renewed};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::families;
+use super::families::{self, Seen};
 
 /// A clock that was set by less than this makes no difference to what a timer does next.
 const SLIGHT: Duration = Duration::from_secs(1);
@@ -34,16 +34,15 @@ impl Press {
         Some(*self.clock_start.insert(before.unwrap_or(now)))
     }
 
-    /// All blocks: of `small` families, and of the series of units, where they are needed those given.
-    pub(super) fn blocks(
-        &mut self,
-        small: Vec<Family>,
-        units: Option<Vec<Family>>,
-        version: u64,
-    ) -> Vec<Arc<Block>> {
-        if let Some(units) = units {
-            self.units = Some((version, Arc::new(Block::new(units))));
-        }
+    /// Prints the series of units.
+    pub(super) fn print_units(&mut self, units: &[Seen], clock_start: SystemTime, version: u64) {
+        let mut draft = Draft::default();
+        families::write(&mut draft, units, clock_start);
+        self.units = Some((version, Arc::new(draft.finish())));
+    }
+
+    /// All blocks: of `small` families, and of the series of units as they were last printed.
+    pub(super) fn blocks(&self, small: Vec<Family>) -> Vec<Arc<Block>> {
         let mut blocks = self.small.blocks(small);
         blocks.extend(self.units.as_ref().map(|(_, block)| Arc::clone(block)));
         blocks

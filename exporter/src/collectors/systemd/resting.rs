@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
+    sync::Arc,
 };
 
 use evenkeel_host::systemd::Unit;
@@ -23,9 +24,9 @@ pub(super) struct Resting {
     /// The units to ask for when the list lacks them, and their files; `None` for not yet put together.
     candidates: Option<BTreeMap<String, Option<String>>>,
     /// What systemd said of them; `None` for a name that is no unit's own.
-    units: BTreeMap<String, Option<Unit>>,
+    units: BTreeMap<String, Option<Arc<Unit>>>,
     /// Those that are published.
-    shown: Vec<(Unit, Role)>,
+    shown: Vec<(Arc<Unit>, Role)>,
     /// `shown` is made of the candidates that there are.
     is_complete: bool,
 }
@@ -75,7 +76,7 @@ impl Resting {
         self.units.extend(asked.into_iter().map(|name| (name, None)));
         for unit in answer {
             if unit.active_state == "inactive" && unit.job_id == 0 {
-                self.units.insert(unit.name.clone(), Some(unit));
+                self.units.insert(unit.name.clone(), Some(Arc::new(unit)));
             } else {
                 self.units.remove(&unit.name);
             }
@@ -89,7 +90,7 @@ impl Resting {
         let file = |unit: &Unit| candidates?.get(&unit.name)?.as_deref();
         let resting = self.units.values().flatten().filter(|unit| !listed.contains(unit.name.as_str()));
         let shown = resting
-            .filter_map(|unit| Some((unit.clone(), selection.resting_role(unit, file(unit))?)))
+            .filter_map(|unit| Some((Arc::clone(unit), selection.resting_role(unit, file(unit))?)))
             .collect();
         let before = std::mem::replace(&mut self.shown, shown);
         self.is_complete = true;
@@ -97,7 +98,7 @@ impl Resting {
     }
 
     /// What is published.
-    pub(super) fn shown(&self) -> &[(Unit, Role)] {
+    pub(super) fn shown(&self) -> &[(Arc<Unit>, Role)] {
         &self.shown
     }
 }

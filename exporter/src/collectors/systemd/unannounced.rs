@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use evenkeel_host::systemd::{Error, Unit, unit_files_stamp};
@@ -59,9 +59,10 @@ impl FileFacts {
     }
 
     /// Those to ask about, the longest unasked first.
-    fn due(&self, watched: &[Unit]) -> Vec<Unit> {
+    fn due(&self, watched: &[Arc<Unit>]) -> Vec<Arc<Unit>> {
         let edition = |unit: &Unit| self.facts.get(&unit.name).map_or(0, |fact| fact.edition);
-        let mut due: Vec<&Unit> = watched.iter().filter(|unit| edition(unit) < self.edition.max(1)).collect();
+        let mut due: Vec<&Arc<Unit>> =
+            watched.iter().filter(|unit| edition(unit) < self.edition.max(1)).collect();
         due.sort_by_key(|unit| edition(unit));
         due.into_iter().take(FILES_AT_ONCE).cloned().collect()
     }
@@ -82,7 +83,7 @@ impl Keeper {
             }
             (desk.files.stamp, desk.files.looked) = (stamp, Some(now));
         }
-        let mut watched: Vec<Unit> = {
+        let mut watched: Vec<Arc<Unit>> = {
             let picture = self.picture();
             let watched = picture.units().filter(|known| known.role.is_some_and(|role| role.is_watched));
             watched.map(|known| known.unit.clone()).collect()
@@ -99,7 +100,7 @@ impl Keeper {
             let (needs_reload, state) =
                 join!(self.systemd.need_daemon_reload(&unit), self.systemd.unit_file_state(&unit));
             let fact = FileFact { needs_reload: needs_reload?, state: state?, edition };
-            answers.lock().unwrap_or_else(PoisonError::into_inner).push((unit.name, fact));
+            answers.lock().unwrap_or_else(PoisonError::into_inner).push((unit.name.clone(), fact));
             Ok(())
         }))
         .await?;
@@ -127,7 +128,7 @@ impl Keeper {
                     now.duration_since(read) >= if accepts { pace.check } else { pace.slow }
                 })
         };
-        let due: Vec<(Unit, Option<bool>)> = {
+        let due: Vec<(Arc<Unit>, Option<bool>)> = {
             let picture = self.picture();
             let due = picture.units().filter(|known| due(known));
             due.map(|known| (known.unit.clone(), known.counters.map(|(accepts, ..)| accepts))).collect()

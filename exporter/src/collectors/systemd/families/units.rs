@@ -1,140 +1,187 @@
 //! The series of single units.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use evenkeel_host::{
-    metrics::Family,
-    systemd::{Details, SocketCounters, TimerDetails, Unit},
+    metrics::{Draft, Family, Samples},
+    systemd::{Details, ServiceDetails, SocketCounters, TimerDetails, Unit},
 };
 
-use super::{ACTIVE_STATES, Known, Picture, for_each_state, unix_time};
+use super::{ACTIVE_STATES, Picture, for_each_state, unix_time};
 use crate::collectors::systemd::{
     selection::Role,
     unannounced::{FileFact, FileFacts},
 };
 
-/// A unit that is published.
-#[derive(Clone, Copy)]
-struct Seen<'a> {
-    unit: &'a Unit,
+/// A unit that is published, as it is now.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Seen {
+    unit: Arc<Unit>,
     role: Role,
     /// `None` where nobody asked, the unit was gone when asked, or systemd does not have it in memory: what nothing needs it
     /// forgets, its times and counters with it.
-    details: Option<&'a Details>,
+    details: Option<Arc<Details>>,
     counters: Option<SocketCounters>,
-    file: Option<&'a FileFact>,
+    file: Option<FileFact>,
 }
 
-/// All of them. `resting` are the watched units that systemd does not have in memory; `clock_start` is when the monotonic
-/// clock was 0.
-pub(in super::super) fn units(
+/// All of them, by name. `resting` are the watched units that systemd does not have in memory.
+pub(in super::super) fn seen(
     picture: &Picture,
-    resting: &[(Unit, Role)],
+    resting: &[(Arc<Unit>, Role)],
     files: &FileFacts,
-    clock_start: SystemTime,
-) -> Vec<Family> {
-    let in_memory = picture.units().filter(|known| known.is_known()).filter_map(|known: &Known| {
-        let (unit, role) = (&known.unit, known.role?);
+) -> Vec<Seen> {
+    let in_memory = picture.units().filter(|known| known.is_known()).filter_map(|known| {
+        let (unit, role) = (Arc::clone(&known.unit), known.role?);
         let counters = known.counters.map(|(_, counters, _)| counters);
-        let file = files.get(&unit.name).filter(|_| role.is_watched);
-        Some(Seen { unit, role, details: known.details.as_ref(), counters, file })
+        let file = files.get(&unit.name).filter(|_| role.is_watched).cloned();
+        Some(Seen { unit, role, details: known.details.clone(), counters, file })
     });
     let resting = resting.iter().map(|(unit, role)| {
-        let file = files.get(&unit.name);
-        Seen { unit, role: *role, details: None, counters: None, file }
+        let file = files.get(&unit.name).cloned();
+        Seen { unit: Arc::clone(unit), role: *role, details: None, counters: None, file }
     });
-    let seen: Vec<Seen<'_>> = in_memory.chain(resting).collect();
-    [states(&seen), services(&seen), timers(&seen, clock_start), sockets(&seen), unit_files(&seen)].concat()
+    let mut seen: Vec<Seen> = in_memory.chain(resting).collect();
+    // Of one that has just woken up the picture knows more.
+    seen.sort_by(|a, b| a.unit.name.cmp(&b.unit.name));
+    seen.dedup_by(|later, first| later.unit.name == first.unit.name);
+    seen
 }
 
-fn states(units: &[Seen<'_>]) -> Vec<Family> {
-    let mut state =
+/// Writes all of their series, one unit after the other. `clock_start` is when the monotonic clock was 0.
+pub(in super::super) fn write(draft: &mut Draft, units: &[Seen], clock_start: SystemTime) {
+    states(draft, units);
+    services(draft, units);
+    timers(draft, units, clock_start);
+    sockets(draft, units);
+    unit_files(draft, units);
+}
+
+impl Seen {
+    fn name(&self) -> (&'static str, &str) {
+        ("name", &self.unit.name)
+    }
+
+    fn kind(&self) -> (&'static str, &str) {
+        ("type", self.unit.kind())
+    }
+}
+
+fn states(draft: &mut Draft, units: &[Seen]) {
+    let family =
         Family::gauge("systemd_unit_state", "1 for the active state the unit is in, 0 for the others.");
-    let mut load = Family::gauge(
+    draft.tell(&family, |samples| {
+        for seen in units.iter().filter(|seen| seen.role.has_state(&seen.unit)) {
+            for_each_state(&ACTIVE_STATES, &seen.unit.active_state, |state, value| {
+                samples.add(&[seen.name(), seen.kind(), ("state", state)], value);
+            });
+        }
+    });
+    let family = Family::gauge(
         "systemd_unit_load_state",
         "The load state of watched units, and of units whose file has a problem, always 1. Not told of units that are missing and may be.",
     );
-    let mut sub = Family::gauge("systemd_unit_sub_state", "The sub state the unit is in, always 1.");
-    let mut active = Family::gauge(
+    draft.tell(&family, |samples| {
+        for seen in units.iter().filter(|seen| seen.role.has_load_state(&seen.unit)) {
+            samples.add(&[seen.name(), seen.kind(), ("load_state", &seen.unit.load_state)], 1.0);
+        }
+    });
+    let family = Family::gauge("systemd_unit_sub_state", "The sub state the unit is in, always 1.");
+    draft.tell(&family, |samples| {
+        for seen in units.iter().filter(|seen| seen.role.has_state(&seen.unit)) {
+            samples.add(&[seen.name(), seen.kind(), ("sub_state", &seen.unit.sub_state)], 1.0);
+        }
+    });
+    let family = Family::gauge(
         "systemd_unit_active_enter_time_seconds",
         "When the unit last became active, as Unix time, 0 for never.",
     );
-    let mut inactive = Family::gauge(
+    times(draft, &family, units, |details| details.active_enter);
+    let family = Family::gauge(
         "systemd_unit_inactive_enter_time_seconds",
         "When the unit last became inactive, as Unix time, 0 for never.",
     );
-    for seen in units {
-        let unit = seen.unit;
-        let (name, kind) = (("name", unit.name.as_str()), ("type", unit.kind()));
-        if seen.role.has_state(unit) {
-            for_each_state(&ACTIVE_STATES, &unit.active_state, |known, value| {
-                state.sample(&[name, kind, ("state", known)], value);
-            });
-            sub.sample(&[name, kind, ("sub_state", &unit.sub_state)], 1.0);
-        }
-        if seen.role.has_load_state(unit) {
-            load.sample(&[name, kind, ("load_state", &unit.load_state)], 1.0);
-        }
-        if let Some(details) = seen.details {
-            // 0 for never, as systemd_exporter has it.
-            active.sample(&[name, kind], details.active_enter.map_or(0.0, unix_time));
-            inactive.sample(&[name, kind], details.inactive_enter.map_or(0.0, unix_time));
-        }
-    }
-    vec![state, load, sub, active, inactive]
+    times(draft, &family, units, |details| details.inactive_enter);
 }
 
-fn services(units: &[Seen<'_>]) -> Vec<Family> {
-    let mut restarts = Family::counter(
+/// 0 for never, as systemd_exporter has it.
+fn times(draft: &mut Draft, family: &Family, units: &[Seen], time: impl Fn(&Details) -> Option<SystemTime>) {
+    draft.tell(family, |samples| {
+        for seen in units {
+            if let Some(details) = &seen.details {
+                samples.add(&[seen.name(), seen.kind()], time(details).map_or(0.0, unix_time));
+            }
+        }
+    });
+}
+
+fn services(draft: &mut Draft, units: &[Seen]) {
+    let mut tell = |family: Family, tell: fn(&Seen, &ServiceDetails, &mut Samples<'_>)| {
+        draft.tell(&family, |samples| {
+            for seen in units {
+                if let Some(service) = seen.details.as_ref().and_then(|details| details.service.as_ref()) {
+                    tell(seen, service, samples);
+                }
+            }
+        });
+    };
+    let family = Family::counter(
         "systemd_service_restart_total",
         "Restarts of the service by its Restart= setting. Starts again from 0 with a manual restart and with reset-failed.",
     );
-    let mut result =
+    tell(family, |seen, service, samples| samples.add(&[seen.name()], f64::from(service.n_restarts)));
+    let family =
         Family::gauge("systemd_service_result", "How the service's last run ended, or goes on, always 1.");
-    let mut status = Family::gauge(
+    tell(family, |seen, service, samples| samples.add(&[seen.name(), ("result", &service.result)], 1.0));
+    let family = Family::gauge(
         "systemd_service_exec_main_status",
         "Exit status of the service's main process, or the number of the signal that killed it; absent until it has ended.",
     );
-    let mut exit = Family::gauge(
+    tell(family, |seen, service, samples| {
+        if service.exec_main_exit.is_some() {
+            samples.add(&[seen.name()], f64::from(service.exec_main_status));
+        }
+    });
+    let family = Family::gauge(
         "systemd_service_exec_main_exit_timestamp_seconds",
         "When the service's main process ended, as Unix time; absent until it has.",
     );
-    for seen in units {
-        let Some(service) = seen.details.and_then(|details| details.service.as_ref()) else {
-            continue;
-        };
-        let name = ("name", seen.unit.name.as_str());
-        restarts.sample(&[name], f64::from(service.n_restarts));
-        result.sample(&[name, ("result", &service.result)], 1.0);
+    tell(family, |seen, service, samples| {
         if let Some(ended) = service.exec_main_exit {
-            status.sample(&[name], f64::from(service.exec_main_status));
-            exit.sample(&[name], unix_time(ended));
+            samples.add(&[seen.name()], unix_time(ended));
         }
-    }
-    vec![restarts, result, status, exit]
+    });
 }
 
 /// Names and meaning of the first are systemd_exporter's and node_exporter's.
-fn timers(units: &[Seen<'_>], clock_start: SystemTime) -> Vec<Family> {
-    let mut last = Family::gauge(
+fn timers(draft: &mut Draft, units: &[Seen], clock_start: SystemTime) {
+    let timers = || units.iter().filter_map(|seen| Some((seen, seen.details.as_ref()?.timer.as_ref()?)));
+    let family = Family::gauge(
         "systemd_timer_last_trigger_seconds",
         "When the timer last started its unit, as Unix time, 0 for never.",
     );
-    let mut next = Family::gauge(
+    draft.tell(&family, |samples| {
+        for (seen, timer) in timers() {
+            samples.add(&[seen.name()], timer.last_trigger.map_or(0.0, unix_time));
+        }
+    });
+    let family = Family::gauge(
         "systemd_timer_next_trigger_seconds",
         "When the timer will next start its unit, as Unix time; absent while it does not know.",
     );
-    let mut info = Family::gauge("systemd_timer_info", "The unit that the timer starts, always 1.");
-    for seen in units {
-        let Some(timer) = seen.details.and_then(|details| details.timer.as_ref()) else { continue };
-        let name = ("name", seen.unit.name.as_str());
-        last.sample(&[name], timer.last_trigger.map_or(0.0, unix_time));
-        info.sample(&[name, ("unit", &timer.unit)], 1.0);
-        if let Some(time) = next_trigger(timer, clock_start) {
-            next.sample(&[name], unix_time(time));
+    draft.tell(&family, |samples| {
+        for (seen, timer) in timers() {
+            if let Some(time) = next_trigger(timer, clock_start) {
+                samples.add(&[seen.name()], unix_time(time));
+            }
         }
-    }
-    vec![last, next, info]
+    });
+    let family = Family::gauge("systemd_timer_info", "The unit that the timer starts, always 1.");
+    draft.tell(&family, |samples| {
+        for (seen, timer) in timers() {
+            samples.add(&[seen.name(), ("unit", &timer.unit)], 1.0);
+        }
+    });
 }
 
 /// The earlier of what the calendar says and what the time since something says, as `systemctl list-timers` shows it.
@@ -143,45 +190,54 @@ fn next_trigger(timer: &TimerDetails, clock_start: SystemTime) -> Option<SystemT
     [timer.next_realtime, monotonic].into_iter().flatten().min()
 }
 
-fn sockets(units: &[Seen<'_>]) -> Vec<Family> {
-    let mut accepted = Family::counter(
+fn sockets(draft: &mut Draft, units: &[Seen]) {
+    let mut tell = |family: Family, value: fn(&SocketCounters) -> u32| {
+        draft.tell(&family, |samples| {
+            for seen in units {
+                if let Some(counters) = &seen.counters {
+                    samples.add(&[seen.name()], f64::from(value(counters)));
+                }
+            }
+        });
+    };
+    let family = Family::counter(
         "systemd_socket_accepted_connections_total",
         "Connections that the socket accepted itself, with Accept=yes.",
     );
-    let mut current = Family::gauge(
+    tell(family, |counters| counters.accepted);
+    let family = Family::gauge(
         "systemd_socket_current_connections",
         "Connections now that the socket accepted itself, with Accept=yes.",
     );
-    let mut refused =
+    tell(family, |counters| counters.connections);
+    let family =
         Family::counter("systemd_socket_refused_connections_total", "Connections that the socket refused.");
-    for seen in units {
-        let Some(counters) = seen.counters else { continue };
-        let name = [("name", seen.unit.name.as_str())];
-        accepted.sample(&name, f64::from(counters.accepted));
-        current.sample(&name, f64::from(counters.connections));
-        refused.sample(&name, f64::from(counters.refused));
-    }
-    vec![accepted, current, refused]
+    tell(family, |counters| counters.refused);
 }
 
-fn unit_files(units: &[Seen<'_>]) -> Vec<Family> {
-    let mut reload = Family::gauge(
+fn unit_files(draft: &mut Draft, units: &[Seen]) {
+    let family = Family::gauge(
         "systemd_unit_need_daemon_reload",
         "Whether the watched unit's files on disk are newer than what systemd works with.",
     );
-    let mut state = Family::gauge(
+    draft.tell(&family, |samples| {
+        for seen in units {
+            if let Some(file) = &seen.file {
+                samples.add(&[seen.name(), seen.kind()], f64::from(u8::from(file.needs_reload)));
+            }
+        }
+    });
+    let family = Family::gauge(
         "systemd_unit_file_state",
         "Whether the watched unit is enabled, and how, in systemd's words, always 1.",
     );
-    for seen in units {
-        let Some(file) = seen.file else { continue };
-        let (name, kind) = (("name", seen.unit.name.as_str()), ("type", seen.unit.kind()));
-        reload.sample(&[name, kind], f64::from(u8::from(file.needs_reload)));
-        if !file.state.is_empty() {
-            state.sample(&[name, kind, ("unit_file_state", &file.state)], 1.0);
+    draft.tell(&family, |samples| {
+        for seen in units {
+            if let Some(file) = seen.file.as_ref().filter(|file| !file.state.is_empty()) {
+                samples.add(&[seen.name(), seen.kind(), ("unit_file_state", &file.state)], 1.0);
+            }
         }
-    }
-    vec![reload, state]
+    });
 }
 
 #[cfg(test)]
@@ -195,8 +251,19 @@ mod tests {
 
     const WATCHED: Role = Role { is_watched: true, may_be_missing: false };
 
-    fn seen<'a>(unit: &'a Unit, details: Option<&'a Details>) -> Seen<'a> {
+    fn seen(unit: &Unit, details: Option<&Details>) -> Seen {
+        let (unit, details) = (Arc::new(unit.clone()), details.cloned().map(Arc::new));
         Seen { unit, role: Role::default(), details, counters: None, file: None }
+    }
+
+    fn written(units: &[Seen]) -> Vec<Family> {
+        written_since(units, SystemTime::UNIX_EPOCH)
+    }
+
+    fn written_since(units: &[Seen], clock_start: SystemTime) -> Vec<Family> {
+        let mut draft = Draft::default();
+        write(&mut draft, units, clock_start);
+        draft.finish().read_back()
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -219,18 +286,18 @@ mod tests {
         };
         let unit = unit("web.service", "loaded", "failed", "failed");
         let seen = [seen(&unit, Some(&details))];
-        let families = [states(&seen), services(&seen)].concat();
+        let families = written(&seen);
         assert_eq!(
             lines(&families, "systemd_unit_state"),
             [
-                "name=web.service type=service state=active 0",
                 "name=web.service type=service state=activating 0",
+                "name=web.service type=service state=active 0",
                 "name=web.service type=service state=deactivating 0",
-                "name=web.service type=service state=inactive 0",
                 "name=web.service type=service state=failed 1",
-                "name=web.service type=service state=reloading 0",
+                "name=web.service type=service state=inactive 0",
                 "name=web.service type=service state=maintenance 0",
                 "name=web.service type=service state=refreshing 0",
+                "name=web.service type=service state=reloading 0",
             ]
         );
         for (name, line) in [
@@ -252,12 +319,12 @@ mod tests {
         let details = Details { service: Some(ServiceDetails::default()), ..Details::default() };
         let unit = unit("web.service", "loaded", "active", "running");
         let seen = [seen(&unit, Some(&details))];
-        let families = services(&seen);
+        let families = written(&seen);
         assert!(lines(&families, "systemd_service_exec_main_status").is_empty());
         assert!(lines(&families, "systemd_service_exec_main_exit_timestamp_seconds").is_empty());
         assert_eq!(lines(&families, "systemd_service_restart_total"), ["name=web.service 0"]);
         assert_eq!(
-            lines(&states(&seen), "systemd_unit_active_enter_time_seconds"),
+            lines(&families, "systemd_unit_active_enter_time_seconds"),
             ["name=web.service type=service 0"]
         );
     }
@@ -265,7 +332,7 @@ mod tests {
     #[test]
     fn states_that_nobody_knew_get_a_series() {
         let unit = unit("web.service", "loaded", "levitating", "above");
-        let states = lines(&states(&[seen(&unit, None)]), "systemd_unit_state");
+        let states = lines(&written(&[seen(&unit, None)]), "systemd_unit_state");
         assert_eq!(states.len(), 9);
         assert_eq!(states[8], "name=web.service type=service state=levitating 1");
         assert!(states[..8].iter().all(|line| line.ends_with(" 0")));
@@ -276,7 +343,7 @@ mod tests {
         let broken = unit("a.timer", "bad-setting", "inactive", "dead");
         let missing = unit("b.service", "not-found", "inactive", "dead");
         let allowed = unit("c.service", "not-found", "inactive", "dead");
-        let families = states(&[
+        let families = written(&[
             seen(&broken, None),
             Seen { role: WATCHED, ..seen(&missing, None) },
             Seen { role: Role { may_be_missing: true, ..WATCHED }, ..seen(&allowed, None) },
@@ -310,7 +377,7 @@ mod tests {
         ] {
             let details = Details { timer: Some(timer(next_realtime, next_monotonic)), ..Details::default() };
             let unit = unit("backup.timer", "loaded", "active", "waiting");
-            let families = timers(&[seen(&unit, Some(&details))], boot);
+            let families = written_since(&[seen(&unit, Some(&details))], boot);
             let next = lines(&families, "systemd_timer_next_trigger_seconds");
             assert_eq!(next.first().map(String::as_str), expected);
             assert_eq!(
@@ -326,8 +393,8 @@ mod tests {
         let unit = unit("ssh.socket", "loaded", "active", "listening");
         let file = FileFact::of(true, "enabled");
         let counters = SocketCounters { accepted: 5, connections: 2, refused: 1 };
-        let seen = [Seen { counters: Some(counters), file: Some(&file), ..seen(&unit, None) }];
-        let families = [sockets(&seen), unit_files(&seen)].concat();
+        let seen = [Seen { counters: Some(counters), file: Some(file), ..seen(&unit, None) }];
+        let families = written(&seen);
         for (name, line) in [
             ("systemd_socket_accepted_connections_total", "name=ssh.socket 5"),
             ("systemd_socket_current_connections", "name=ssh.socket 2"),
@@ -338,7 +405,7 @@ mod tests {
             assert_eq!(lines(&families, name), [line], "{name}");
         }
         let without = FileFact::of(false, "");
-        let families = unit_files(&[Seen { file: Some(&without), ..seen[0] }]);
+        let families = written(&[Seen { file: Some(without), ..seen[0].clone() }]);
         assert!(lines(&families, "systemd_unit_file_state").is_empty());
         assert_eq!(lines(&families, "systemd_unit_need_daemon_reload"), ["name=ssh.socket type=socket 0"]);
     }
@@ -350,13 +417,13 @@ mod tests {
             unit("vda.device", "loaded", "active", "plugged"),
         ]);
         picture.assign(|known| (known.unit.kind() == "service").then_some(Role::default()));
-        let resting = [(unit("batch.service", "loaded", "inactive", "dead"), WATCHED)];
-        let families = units(&picture, &resting, &FileFacts::default(), SystemTime::UNIX_EPOCH);
+        let resting = [(Arc::new(unit("batch.service", "loaded", "inactive", "dead")), WATCHED)];
+        let families = written(&super::seen(&picture, &resting, &FileFacts::default()));
         assert_eq!(
             lines(&families, "systemd_unit_sub_state"),
             [
-                "name=web.service type=service sub_state=running 1",
-                "name=batch.service type=service sub_state=dead 1"
+                "name=batch.service type=service sub_state=dead 1",
+                "name=web.service type=service sub_state=running 1"
             ]
         );
     }
