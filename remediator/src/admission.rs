@@ -67,6 +67,8 @@ pub struct Budget {
     pub limits: Vec<Limit>,
     /// The starts, in any order.
     pub starts: Vec<Moment>,
+    /// When the memory of earlier starts was lost: every window may have been full just then.
+    pub lost: Option<Moment>,
 }
 
 /// Why a start is not admitted; the words are metric labels.
@@ -160,9 +162,15 @@ impl Budget {
     /// How many starts each window holds now.
     pub fn used(&self, now: &Moment) -> Vec<(Limit, usize)> {
         let ages: Vec<Duration> = self.starts.iter().map(|start| start.age(now)).collect();
+        let lost = self.lost.as_ref().map(|lost| lost.age(now));
         self.limits
             .iter()
-            .map(|limit| (*limit, ages.iter().filter(|age| **age < limit.window).count()))
+            .map(|limit| {
+                if lost.is_some_and(|age| age < limit.window) {
+                    return (*limit, usize::try_from(limit.count).unwrap_or(usize::MAX));
+                }
+                (*limit, ages.iter().filter(|age| **age < limit.window).count())
+            })
             .collect()
     }
 
@@ -170,7 +178,17 @@ impl Budget {
     fn refuses(&self, now: &Moment) -> Option<Refusal> {
         let mut ages: Vec<Duration> = self.starts.iter().map(|start| start.age(now)).collect();
         ages.sort_unstable();
+        let lost = self.lost.as_ref().map(|lost| lost.age(now));
         let full = |limit: &Limit| {
+            if let Some(wait) =
+                lost.and_then(|age| limit.window.checked_sub(age)).filter(|wait| !wait.is_zero())
+            {
+                let detail = format!(
+                    "the state was lost: what was started before is not known, and counts as {limit} used in scope {}",
+                    self.scope.label()
+                );
+                return Some(Refusal { reason: Reason::Limited, scope: self.scope.label(), detail, wait });
+            }
             let count = usize::try_from(limit.count).unwrap_or(usize::MAX);
             let used = ages.partition_point(|age| *age < limit.window);
             if used < count {
@@ -348,6 +366,7 @@ mod tests {
             scope: Scope::Rule("r".to_owned()),
             limits: limits.iter().map(|text| text.parse().unwrap()).collect(),
             starts: starts.iter().map(|second| at(*second)).collect(),
+            lost: None,
         }
     }
 
@@ -386,6 +405,17 @@ mod tests {
             }
         }
         assert_eq!(starts.len(), 30);
+    }
+
+    #[test]
+    fn a_lost_memory_counts_as_full_until_the_window_has_passed() {
+        let log = Budget { lost: Some(at(1000)), ..budget(&["1/10s", "3/100s"], &[1050]) };
+        let wait = |second| limits(std::slice::from_ref(&log), &at(second)).map_err(|refusal| refusal.wait);
+        assert_eq!(wait(1000), Err(Duration::from_secs(100)));
+        assert_eq!(wait(1099), Err(Duration::from_secs(1)));
+        assert_eq!(wait(1100), Ok(()));
+        let used = |second| log.used(&at(second)).into_iter().map(|(_, used)| used).collect::<Vec<_>>();
+        assert_eq!((used(1005), used(1060), used(1100)), (vec![1, 3], vec![0, 3], vec![0, 1]));
     }
 
     #[test]

@@ -29,8 +29,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use outbox::KEPT as LETTERS_KEPT;
 pub use query::Reader;
 pub use record::{
-    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Letter, Phase, Question,
-    Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
+    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Letter, Loss, Phase,
+    Question, Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
 };
 
 /// Changes that may wait for the disk; more means that it does not keep up, and deliveries get 503.

@@ -5,7 +5,8 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::{
-    Error, FILE, Halt, HaltKind, Phase, Question, Record, StepRecord, StepState, people, reserve, schema,
+    Error, FILE, Halt, HaltKind, Loss, Phase, Question, Record, StepRecord, StepState, people, reserve,
+    schema,
 };
 use crate::{
     admission::{Breaker, Budget, Past, Refusal, Restraint, Scope},
@@ -174,6 +175,14 @@ impl Reader {
             Ok((row.get::<_, String>(0)?.parse().unwrap_or(Outcome::Unknown), row.get(1)?))
         })?;
         Ok(counts.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The last time that an earlier state was lost.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn loss(&self) -> Result<Option<Loss>, Error> {
+        Ok(loss(&self.db)?)
     }
 
     /// The starts counted in one scope.
@@ -345,7 +354,20 @@ pub(super) fn budget(db: &Connection, scope: &Scope, limits: &[Limit]) -> rusqli
     let starts = rows
         .query_map(params![scope.key(), most], |row| from_json(row, 0))?
         .collect::<rusqlite::Result<Vec<Moment>>>()?;
-    Ok(Budget { scope: scope.clone(), limits: limits.to_vec(), starts })
+    let lost = loss(db)?.map(|loss| loss.moment);
+    Ok(Budget { scope: scope.clone(), limits: limits.to_vec(), starts, lost })
+}
+
+/// The last time that the state was lost, on the timeline.
+pub(super) fn loss(db: &Connection) -> rusqlite::Result<Option<Loss>> {
+    let mut rows = db.prepare_cached(&format!(
+        "SELECT {}, json_extract(moment, '$.wall_ms'), why FROM loss AS one ORDER BY id DESC LIMIT 1",
+        moment("moment")
+    ))?;
+    rows.query_row(params![], |row| {
+        Ok(Loss { moment: from_json(row, 0)?, wall_ms: row.get(1)?, why: row.get(2)? })
+    })
+    .optional()
 }
 
 /// A stored moment whose wall clock is the timeline over all boots; as it was stored where its boot is forgotten.

@@ -316,6 +316,17 @@ impl HaltKind {
     }
 }
 
+/// An earlier state was lost, and with it what was started before: every window counts as full at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// When, on the timeline.
+    pub moment: Moment,
+    /// When, by the wall clock.
+    pub wall_ms: i64,
+    /// What happened to it.
+    pub why: String,
+}
+
 /// What a person decided about a remediation that waits for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::{
     Admission, HaltKind, Question, Request, outbox, people, query,
@@ -137,31 +137,20 @@ impl Need {
     }
 }
 
-/// Counted by the wall clock: one that is set forward lets the count begin anew, one that is set back makes it too
-/// large. A storm that has broken out is held by the timeline.
+/// `now` is on the timeline, and so is what it is compared with.
 fn need(db: &Connection, question: &Question, now: &Moment) -> rusqlite::Result<Need> {
     let within = i64::try_from(question.storm.within.as_millis()).unwrap_or(i64::MAX);
     // What was refused for another reason than a storm adds nothing to it: nobody was going to work on it.
     let mut rows = db.prepare_cached(
         "SELECT count(*), coalesce(sum(seen), 0) FROM (
            SELECT max(before IS NOT NULL) AS seen FROM remediation
-           WHERE impact = 1 AND last_seen_wall_ms > ?1 AND (outcome IS NULL OR acted = 1 OR reason = 'storm')
+           WHERE impact = 1 AND seen_ms > ?1 AND (outcome IS NULL OR acted = 1 OR reason = 'storm')
            GROUP BY kind, target)",
     )?;
-    let since = wall_ms(db, now)? - within;
-    rows.query_row(params![since], |row| {
+    rows.query_row(params![now.wall_ms.saturating_sub(within)], |row| {
         let (all, seen): (u32, u32) = (row.get(0)?, row.get(1)?);
         Ok(Need { seen, unseen: all - seen })
     })
-}
-
-/// What the wall clock says at this point of the timeline.
-fn wall_ms(db: &Connection, now: &Moment) -> rusqlite::Result<i64> {
-    let epoch: Option<i64> = db
-        .prepare_cached("SELECT epoch_ms FROM boot WHERE id = ?1")?
-        .query_row(params![now.boot_id], |row| row.get(0))
-        .optional()?;
-    Ok(epoch.map_or(now.wall_ms, |epoch| epoch + now.boot_ms))
 }
 
 /// Too many are in need: nothing of the kind is begun until it has been calm. Told once.

@@ -7,9 +7,9 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use super::Error;
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
-const SHAPES: [&str; 2] = [TABLES, PEOPLE];
+const SHAPES: [&str; 3] = [TABLES, PEOPLE, TIMELINE];
 /// The version known here.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// How much database and log are grown beforehand, in bytes: room for thousands of remediations.
 const GROWN: u32 = 4 << 20;
@@ -121,6 +121,21 @@ CREATE TABLE outbox (
     tries INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX outbox_receiver ON outbox (receiver, id);
+";
+
+/// Storms and retention by the timeline, and what is known of a loss.
+const TIMELINE: &str = "
+-- Where on the timeline the last alert came: what setting the wall clock does not move.
+ALTER TABLE remediation ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE remediation SET seen_ms = last_seen_wall_ms;
+DROP INDEX remediation_impact;
+CREATE INDEX remediation_seen ON remediation (seen_ms);
+-- An earlier state was lost: nobody knows what was started before, so every window counts as full at that moment.
+CREATE TABLE loss (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    moment TEXT NOT NULL,           -- a Moment, JSON
+    why TEXT NOT NULL
+) STRICT;
 ";
 
 /// Opens the file for writing and brings it to this version.

@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::{
     Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request,
     StepRecord, Tally, Write, outbox, query, reserve,
-    timeline::{note_boot, note_counted, retain},
+    timeline::{self, Portion, note_boot, note_counted},
 };
 use crate::{admission::Refusal, clock::Moment, observe::Observation, text::printable};
 
-/// After so long a silence, in milliseconds, the same refusal is news again: 24 hours.
+/// After so long a silence on the timeline, in milliseconds, the same refusal is news again: 24 hours.
 const SILENCE_MS: i64 = 86_400_000;
 
 impl Journal {
@@ -263,12 +263,18 @@ impl Journal {
         self.change(move |db| query::interrupted_step(db, id)).await
     }
 
-    /// Forgets ended remediations beyond the retention, and starts older than any window can be.
+    /// Forgets ended remediations beyond the retention, and starts older than any window can be. In portions: what
+    /// is delivered meanwhile waits for one of them, and the log does not outgrow the place that it has.
     ///
     /// # Errors
     /// When it is not on disk.
     pub async fn retain(&self, now: Moment) -> Result<(), Error> {
-        self.change(move |db| retain(db, &now)).await
+        loop {
+            let now = now.clone();
+            if self.change(move |db| timeline::retain_some(db, &now)).await? == Portion::Last {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -276,6 +282,8 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
     if !has_room(db, alerts, most)? {
         return Ok(Accepted::TooMany);
     }
+    note_boot(db, now)?;
+    let seen = query::on_timeline(db, now)?.wall_ms;
     let mut tally = Tally::default();
     let mut resolve = db.prepare_cached(
         // Also of the last one that acted: an escalation is over when its alert is.
@@ -285,25 +293,33 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
                                          WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1))",
     )?;
     let mut absorb = db.prepare_cached(
-        "UPDATE remediation SET deliveries = deliveries + 1, last_seen_wall_ms = ?4, resolved_wall_ms = NULL
+        "UPDATE remediation SET deliveries = deliveries + 1, last_seen_wall_ms = ?4, seen_ms = ?5, resolved_wall_ms = NULL
          WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
     )?;
     let mut insert = db.prepare_cached(
         "INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
-         last_seen_wall_ms, impact) VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7, ?8)",
+         last_seen_wall_ms, impact, seen_ms) VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7, ?8, ?9)",
     )?;
     let received = json(now)?;
     for alert in alerts {
         let key = (&alert.rule, alert.target.kind().as_str(), alert.target.name());
         if !alert.firing {
             tally.resolved += count(resolve.execute(params![key.0, key.1, key.2, now.wall_ms])?);
-        } else if absorb.execute(params![key.0, key.1, key.2, now.wall_ms])? > 0 {
+        } else if absorb.execute(params![key.0, key.1, key.2, now.wall_ms, seen])? > 0 {
             tally.absorbed += 1;
         } else {
             let labels = json(&alert.labels)?;
-            let fixed =
-                params![key.0, key.1, key.2, alert.fingerprint, labels, received, now.wall_ms, alert.impact];
-            insert.execute(fixed)?;
+            insert.execute(params![
+                key.0,
+                key.1,
+                key.2,
+                alert.fingerprint,
+                labels,
+                received,
+                now.wall_ms,
+                alert.impact,
+                seen
+            ])?;
             tally.opened += 1;
         }
     }
@@ -348,8 +364,9 @@ fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Res
         return Ok(Renamed::Renamed);
     };
     db.execute(
-        "UPDATE remediation SET deliveries = deliveries + (SELECT deliveries FROM remediation WHERE id = ?2),
-         last_seen_wall_ms = ?3 WHERE id = ?1",
+        "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries, last_seen_wall_ms = ?3,
+         seen_ms = max(remediation.seen_ms, this.seen_ms)
+         FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
         params![other, id, now.wall_ms],
     )?;
     db.execute("DELETE FROM remediation WHERE id = ?1", params![id])?;
@@ -414,7 +431,7 @@ fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> ru
 fn fold(db: &Connection, id: i64, earlier: i64) -> rusqlite::Result<()> {
     db.execute(
         "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries,
-         last_seen_wall_ms = this.last_seen_wall_ms, resolved_wall_ms = this.resolved_wall_ms, before = this.before,
+         last_seen_wall_ms = this.last_seen_wall_ms, seen_ms = this.seen_ms, resolved_wall_ms = this.resolved_wall_ms, before = this.before,
          labels = this.labels, fingerprint = this.fingerprint
          FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
         params![earlier, id],
@@ -432,10 +449,10 @@ fn repeated(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Resu
          ON earlier.rule = this.rule AND earlier.kind = this.kind AND earlier.target = this.target
             AND earlier.id < this.id
          WHERE this.id = ?1 AND this.acted = 0 AND earlier.acted = 0 AND earlier.outcome = ?2 AND earlier.reason = ?3
-           AND earlier.last_seen_wall_ms > ?4
+           AND earlier.seen_ms > ?4
            AND earlier.id = (SELECT max(id) FROM remediation WHERE rule = this.rule AND kind = this.kind
                              AND target = this.target AND id < this.id)",
-        params![id, end.outcome.as_str(), end.reason, now.wall_ms - SILENCE_MS],
+        params![id, end.outcome.as_str(), end.reason, query::on_timeline(db, now)?.wall_ms - SILENCE_MS],
         |row| row.get(0),
     )
     .optional()

@@ -1,5 +1,8 @@
 //! The journal under concurrency, failure, flood and neglect.
 
+mod clock;
+mod retention;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -358,43 +361,6 @@ async fn repeats_are_folded_and_news_is_not() {
     act(&journal, id, Outcome::Ineffective, at(501)).await;
     assert_eq!(reader(&dir).recent(None, None, 9).unwrap().len(), 5);
     assert_eq!(reader(&dir).steps(id).unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn history_is_kept_for_its_time_and_what_acted_longest() {
-    let (dir, journal) = open();
-    let id = opened(&journal, "acted.service", at(0)).await;
-    act(&journal, id, Outcome::Ineffective, at(0)).await;
-    let open = opened(&journal, "open.service", at(0)).await;
-    let db = second_connection(&dir);
-    // A flood, made by hand.
-    db.execute_batch(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100100)
-         INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
-           last_seen_wall_ms, outcome, reason, ended, ended_wall_ms)
-         SELECT 'rule', 'unit', 'flood-' || i, 'ended', '', '{}', '{}', 0, 0, 'blocked', 'x', '{}', 0 FROM n",
-    )
-    .unwrap();
-    journal.retain(at(60)).await.unwrap();
-    let count = |clause: &str| -> i64 {
-        db.query_row(&format!("SELECT count(*) FROM remediation WHERE {clause}"), [], |row| row.get(0))
-            .unwrap()
-    };
-    assert_eq!(count("target LIKE 'flood-%'"), 100_000);
-    assert_eq!(count("acted = 1"), 1, "the breaker needs it");
-    // The wall clock is years ahead for a moment: plans and refusals go, what the breaker counts by does not.
-    let ahead = Moment { wall_ms: 9000 * DAY_MS, ..at(60) };
-    journal.retain(ahead).await.unwrap();
-    assert_eq!((count("acted = 0 AND outcome IS NOT NULL"), count("acted = 1")), (0, 1));
-    let starts = || reader(&dir).budget(&Scope::Host, &["9/1h".parse().unwrap()]).unwrap().starts.len();
-    assert_eq!(starts(), 1);
-    journal.retain(at(90 * DAY_MS / 1000 + 1)).await.unwrap();
-    assert_eq!((count("outcome IS NOT NULL"), starts()), (0, 1));
-    journal.retain(at(366 * DAY_MS / 1000 + 1)).await.unwrap();
-    assert_eq!(starts(), 0);
-    assert_eq!(count(&format!("id = {open}")), 1, "what is open is never forgotten");
-    let orphans: i64 = db.query_row("SELECT count(*) FROM step", [], |row| row.get(0)).unwrap();
-    assert_eq!(orphans, 0);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! One timeline over all boots, and what is forgotten by it.
+//! One timeline over all boots, and what is forgotten by it, a portion at a time.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -17,43 +17,63 @@ const HISTORY_MS: i64 = 90 * 86_400_000;
 /// Boots that are remembered.
 const BOOTS_MAX: i64 = 1000;
 
-/// What limits and breaker count by goes by the timeline: a wall clock that is years ahead for a moment must not make
-/// them forget everything.
-pub(super) fn retain(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
+/// Remediations forgotten in one change.
+const PORTION: i64 = 500;
+/// Orders of people that are kept, newest first.
+const COMMANDS_MAX: i64 = 10_000;
+
+/// Whether there is more to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Portion {
+    /// Perhaps.
+    Full,
+    /// No.
+    Last,
+}
+
+/// Forgets some of what is too old. All of it goes by the timeline: a wall clock that is years ahead for a moment must
+/// not make it forget anything.
+pub(super) fn retain_some(db: &Connection, now: &Moment) -> rusqlite::Result<Portion> {
     note_boot(db, now)?;
     let timeline = query::on_timeline(db, now)?.wall_ms;
-    db.execute(
-        "DELETE FROM remediation WHERE outcome IS NOT NULL AND acted = 0 AND (ended_wall_ms < ?1 OR id <= (
-           SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?2))",
-        params![now.wall_ms - HISTORY_MS, HISTORY_MAX],
+    let mut forgotten = db.execute(
+        "DELETE FROM remediation WHERE id IN (
+           SELECT id FROM remediation WHERE seen_ms < ?1 AND outcome IS NOT NULL ORDER BY seen_ms LIMIT ?2)",
+        params![timeline - HISTORY_MS, PORTION],
     )?;
-    let (ended, made) = (query::moment("ended"), query::moment("moment"));
-    db.execute(
-        &format!(
-            "DELETE FROM remediation WHERE id IN (SELECT id FROM remediation AS one
-               WHERE acted = 1 AND outcome IS NOT NULL AND json_extract({ended}, '$.wall_ms') < ?1)"
-        ),
-        params![timeline - HISTORY_MS],
+    forgotten += db.execute(
+        "DELETE FROM remediation WHERE id IN (
+           SELECT id FROM remediation WHERE outcome IS NOT NULL AND acted = 0
+           AND id <= (SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?1) ORDER BY id LIMIT ?2)",
+        params![HISTORY_MAX, PORTION],
     )?;
+    // Starts are counted one after the other: the oldest have the smallest numbers.
+    forgotten += forget_oldest(db, "start", "moment", timeline - STARTS_MS)?;
+    forgotten += forget_oldest(db, "loss", "moment", timeline - STARTS_MS)?;
+    let kept = i64::try_from(outbox::KEPT.as_millis()).unwrap_or(i64::MAX);
+    forgotten += forget_oldest(db, "outbox", "queued", timeline - kept)?;
     db.execute(
-        &format!(
-            "DELETE FROM start WHERE id IN (SELECT id FROM start AS one WHERE json_extract({made}, '$.wall_ms') < ?1)"
-        ),
-        params![timeline - STARTS_MS],
+        "DELETE FROM command WHERE id <= (SELECT id FROM command ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+        params![COMMANDS_MAX],
     )?;
     db.execute(
         "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
         params![BOOTS_MAX],
     )?;
-    db.execute("DELETE FROM command WHERE wall_ms < ?1", params![now.wall_ms - HISTORY_MS])?;
-    let queued = query::moment("queued");
+    Ok(if forgotten == 0 { Portion::Last } else { Portion::Full })
+}
+
+/// Of the oldest rows of a table those whose moment is before `before` on the timeline.
+fn forget_oldest(db: &Connection, table: &str, column: &str, before: i64) -> rusqlite::Result<usize> {
+    let moment = query::moment(column);
     db.execute(
         &format!(
-            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox AS one WHERE json_extract({queued}, '$.wall_ms') < ?1)"
+            "DELETE FROM {table} WHERE id IN (
+               SELECT id FROM (SELECT * FROM {table} ORDER BY id LIMIT ?2) AS one
+               WHERE json_extract({moment}, '$.wall_ms') < ?1)"
         ),
-        params![timeline - i64::try_from(outbox::KEPT.as_millis()).unwrap_or(i64::MAX)],
+        params![before, PORTION],
     )
-    .map(drop)
 }
 
 /// Keeps the timeline: notes a boot that is new, and in a known one where its wall clock stands after it was set. Only

@@ -170,6 +170,29 @@ async fn a_storm_stops_everything_until_it_has_been_calm() {
     assert!(!bench.told().await.contains(&"storm storm".to_owned()));
 }
 
+/// What came within five minutes is counted, whatever the wall clock says meanwhile.
+#[tokio::test(start_paused = true)]
+async fn setting_the_clock_hides_no_storm_and_makes_none() {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    for jump in [3_600_000, -3_600_000, 10 * YEAR_MS, -10 * YEAR_MS] {
+        for (pause, repaired) in [(minutes(1), 3), (minutes(6), 6)] {
+            let bench = units(&policy(", storm: {targets: 5, within: 5m, hold: 15m}"));
+            for batch in 0..2 {
+                for number in 0..3 {
+                    let target = format!("app-{batch}-{number}.service");
+                    bench.world.show(&target, failed());
+                    bench.alert("unit", &target).await;
+                }
+                drive_all(&bench).await;
+                bench.set_wall_clock(jump);
+                sleep(pause).await;
+            }
+            let called = bench.world.called().len();
+            assert_eq!(called, repaired, "{pause:?} between them, the clock set by {jump} ms");
+        }
+    }
+}
+
 /// Six alerts, one failed unit: the others are well, and it is repaired.
 #[tokio::test(start_paused = true)]
 async fn alerts_that_are_not_true_make_no_storm() {
