@@ -2,35 +2,24 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     time::{Duration, SystemTime},
 };
 
-use bollard::{errors::Error as DockerError, query_parameters::PruneBuildOptionsBuilder};
+use bollard::query_parameters::PruneBuildOptionsBuilder;
 use evenkeel_host::{
-    config::{PromDuration, format_bytes},
-    docker::{BuildCache, CacheRecord, Engine},
+    config::PromDuration,
+    docker::{BuildCache, CacheRecord},
 };
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, Permission, container_restart::engine_failure};
+use super::{Action, Check, Done, Failure, Job, Permission, disk, engine};
 use crate::{
-    observe::Observation,
     policy::Class,
     target::{Kind, Target},
 };
 
 pub(super) const NAME: &str = "build_cache_prune";
-
-/// A step that cannot free this part of what is needed is not worth its damage.
-const WORTH: f64 = 0.1;
-/// How long to wait for another prune before trying again.
-const BUSY_PAUSE: Duration = Duration::from_secs(5);
-/// How long the filesystem of the engine's folder may take to say which it is.
-const ROOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often to try again.
-const BUSY_TRIES: u32 = 24;
 
 /// Parameters. It always deletes only what no running build uses.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -74,46 +63,34 @@ impl Action for BuildCachePrune {
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
         Box::pin(async move {
-            if let Observation::Filesystem(filesystem) = &job.seen
-                && let Some(detail) = elsewhere(job, filesystem.device).await?
-            {
-                return Ok(Check::Skip("not_on_this_filesystem", detail));
+            let engine = job.host.docker.engine().await.map_err(disk::engine_unseen)?;
+            if let Some(check) = disk::elsewhere(job, "the build cache", &disk::image_places(&engine)).await {
+                return Ok(check);
             }
             // An engine that cannot say how much there is may still free it; one that says too little is skipped.
             let records = job.host.docker.build_cache().await.ok();
             let reclaimable = records.and_then(|cache| self.estimate(&cache, SystemTime::now()));
-            Ok(worth(reclaimable, job.deficit_bytes))
+            Ok(disk::worth(reclaimable, job.deficit_bytes))
         })
     }
 
     fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
         Box::pin(async move {
-            let client =
-                job.host.docker.client().await.map_err(|error| Failure::Refused(error.to_string()))?;
+            let client = job.host.docker.client().await.map_err(disk::engine_unseen)?;
             // Its own time-out is for small questions; this call ends when the engine has deleted.
             let client = client.with_timeout(self.timeout());
-            for _ in 0..BUSY_TRIES {
-                let mut options = PruneBuildOptionsBuilder::new().all(self.all);
-                if let Some(age) = &self.unused_for {
-                    // Durations are understood by every engine since API 1.39, as `until` of BuildKit's records.
-                    let age = vec![format!("{}s", age.get().as_secs())];
-                    options = options.filters(&HashMap::from([("until".to_owned(), age)]));
-                }
-                match client.prune_build(Some(options.build())).await {
-                    Ok(answer) => {
-                        let freed = answer.space_reclaimed.and_then(|bytes| u64::try_from(bytes).ok());
-                        let entries = answer.caches_deleted.map_or(0, |caches| caches.len());
-                        let detail = format!("the engine deleted {entries} entries");
-                        return Ok(Done { detail, claimed_freed_bytes: freed });
-                    }
-                    // Another prune is at work: it frees the same, and ours may come after it.
-                    Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {
-                        tokio::time::sleep(BUSY_PAUSE).await;
-                    }
-                    Err(error) => return Err(engine_failure(error)),
-                }
+            let mut options = PruneBuildOptionsBuilder::new().all(self.all);
+            if let Some(age) = &self.unused_for {
+                // Durations are understood by every engine since API 1.39, as `until` of BuildKit's records.
+                let age = vec![format!("{}s", age.get().as_secs())];
+                options = options.filters(&HashMap::from([("until".to_owned(), age)]));
             }
-            Err(Failure::Refused("another prune is still running".to_owned()))
+            let answer = client.prune_build(Some(options.build())).await.map_err(engine::prune_failure)?;
+            let entries = answer.caches_deleted.map_or(0, |caches| caches.len());
+            Ok(Done {
+                detail: format!("the engine deleted {entries} entries"),
+                claimed_freed_bytes: answer.space_reclaimed.and_then(|bytes| u64::try_from(bytes).ok()),
+            })
         })
     }
 }
@@ -138,59 +115,68 @@ impl BuildCachePrune {
     }
 }
 
-/// Why the cache does not, or may not, lie on this device.
-async fn elsewhere(job: &Job, device: u64) -> Result<Option<String>, Failure> {
-    let refused = |error: evenkeel_host::docker::Error| Failure::Refused(format!("docker: {error}"));
-    let engine = job.host.docker.engine().await.map_err(refused)?;
-    let roots = cache_roots(&engine);
-    let lies = if roots.len() == 1 { "lies" } else { "may lie" };
-    for root in roots {
-        let detail = match job.host.prober.usage(root, ROOT_TIMEOUT).await {
-            Ok(usage) if usage.device == Some(device) => continue,
-            Ok(_) => format!("the build cache {lies} in {}", root.display()),
-            Err(error) => format!("where the build cache lies cannot be told: {}: {error}", root.display()),
-        };
-        return Ok(Some(detail));
-    }
-    Ok(None)
-}
-
-/// Where BuildKit may keep its cache: below the engine's own folder, or, when containerd stores the images, below a
-/// folder of containerd's that the engine does not name. Then both its usual places must be on the target's filesystem.
-fn cache_roots(engine: &Engine) -> Vec<&Path> {
-    let containerd =
-        engine.driver_status.iter().any(|(_, value)| value.starts_with("io.containerd.snapshotter"));
-    let own = engine.root_dir.as_path();
-    if containerd { vec![own, Path::new("/var/lib/containerd")] } else { vec![own] }
-}
-
-/// Skips what cannot free a useful part of what is needed.
-fn worth(reclaimable: Option<u64>, deficit: Option<u64>) -> Check {
-    let (Some(reclaimable), Some(deficit)) = (reclaimable, deficit) else { return Check::Go };
-    #[expect(clippy::cast_precision_loss, reason = "a tenth of a disk needs no exact bytes")]
-    if (reclaimable as f64) < deficit as f64 * WORTH {
-        let detail = format!(
-            "{} could be freed at most, {} are needed",
-            format_bytes(reclaimable),
-            format_bytes(deficit)
-        );
-        return Check::Skip("too_little_to_free", detail);
-    }
-    Check::Frees(reclaimable)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actions::bench::Bench;
 
-    #[test]
-    fn skips_what_frees_too_little() {
-        let skipped = |check| matches!(check, Check::Skip("too_little_to_free", _));
-        assert!(skipped(worth(Some(0), Some(9_000))));
-        assert!(skipped(worth(Some(899), Some(9_000))));
-        assert!(!skipped(worth(Some(900), Some(9_000))));
-        assert!(!skipped(worth(None, Some(9_000))));
-        assert!(!skipped(worth(Some(5), None)));
+    /// An engine whose cache holds one old record and one of now, with its folder at `root`.
+    fn answer(path: &str, root: &str, driver: &str) -> Option<String> {
+        let now = jiff::Timestamp::now();
+        Some(match path {
+            "/info" => format!(
+                r#"{{"DockerRootDir": "{root}", "Driver": "overlay2", "DriverStatus": [["driver-type", "{driver}"]]}}"#
+            ),
+            path if path.starts_with("/system/df") => format!(
+                r#"{{"BuildCache": [{{"Type": "regular", "Size": 5000, "LastUsedAt": "2020-01-01T00:00:00Z"}},
+                                    {{"Type": "regular", "Size": 300, "LastUsedAt": "{now}"}}]}}"#
+            ),
+            path if path.starts_with("/build/prune?") => {
+                r#"{"CachesDeleted": ["a", "b"], "SpaceReclaimed": 4200}"#.to_owned()
+            }
+            _ => return None,
+        })
+    }
+
+    fn aged() -> BuildCachePrune {
+        BuildCachePrune { unused_for: Some("48h".parse().unwrap()), all: false }
+    }
+
+    #[tokio::test]
+    async fn the_call_is_the_planned_one_and_the_claim_is_the_engine_s() {
+        let bench = Bench::new(|path| answer(path, "/", ""));
+        let job = bench.disk("/", 100);
+        assert_eq!(aged().check(&job).await, Ok(Check::Frees(5000)));
+        let done = aged().run(&job).await.unwrap();
+        assert_eq!(
+            (done.detail.as_str(), done.claimed_freed_bytes),
+            ("the engine deleted 2 entries", Some(4200))
+        );
+        let calls: Vec<String> =
+            bench.docker.take_requests().into_iter().filter(|path| path.contains("/build/prune")).collect();
+        // No size to keep: an engine that does not know the word would delete everything.
+        assert_eq!(calls, ["/build/prune?all=false&filters=%7B%22until%22%3A%5B%22172800s%22%5D%7D"]);
+    }
+
+    #[tokio::test]
+    async fn another_prune_at_work_is_waited_for_and_an_engine_in_trouble_is_unknown() {
+        let bench = Bench::refusing("/build/prune", 409, |path| answer(path, "/", ""));
+        let failed = aged().run(&bench.disk("/", 100)).await;
+        assert_eq!(failed, Err(Failure::Busy("the engine prunes already: no".to_owned())));
+        let bench = Bench::refusing("/build/prune", 500, |path| answer(path, "/", ""));
+        assert!(matches!(aged().run(&bench.disk("/", 100)).await, Err(Failure::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn a_cache_elsewhere_or_who_knows_where_frees_nothing_here() {
+        // What is not there is nowhere, and not on the disk that it would be on.
+        for (root, driver) in
+            [("/proc", ""), ("/no/such/folder", ""), ("/proc", "io.containerd.snapshotter.v1")]
+        {
+            let bench = Bench::new(move |path| answer(path, root, driver));
+            let check = aged().check(&bench.disk("/", 100)).await;
+            assert!(matches!(check, Ok(Check::Skip("not_on_this_filesystem", _))), "{root}: {check:?}");
+        }
     }
 
     #[test]

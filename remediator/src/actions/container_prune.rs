@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use super::{
     Action, Check, Done, Failure, Job, Permission,
-    container_restart::{engine_failure, is_self},
+    container_restart::is_self,
     disk::{self, engine_unseen},
+    engine,
 };
 use crate::{
     policy::Class,
@@ -130,7 +131,7 @@ impl Action for ContainerPrune {
                     Ok(()) => gone.push(name),
                     // Started again meanwhile, or somebody else removes it.
                     Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
-                    Err(error) if gone.is_empty() => return Err(engine_failure(error)),
+                    Err(error) if gone.is_empty() => return Err(engine::failure(error)),
                     Err(error) => {
                         return Err(Failure::Unknown(format!("removed {}, then: {error}", gone.join(", "))));
                     }

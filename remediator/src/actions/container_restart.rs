@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bollard::{errors::Error as DockerError, query_parameters::RestartContainerOptionsBuilder};
+use bollard::query_parameters::RestartContainerOptionsBuilder;
 use evenkeel_host::{config::PromDuration, docker::State};
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, Permission};
+use super::{Action, Check, Done, Failure, Job, Permission, engine};
 use crate::{
     observe::{Container, Observation},
     policy::Class,
@@ -95,7 +95,7 @@ impl Action for ContainerRestart {
             }
             still_the_same(job, &container.id).await?;
             let options = Some(options.build());
-            client.restart_container(job.target.name(), options).await.map_err(engine_failure)?;
+            client.restart_container(job.target.name(), options).await.map_err(engine::failure)?;
             Ok(Done { detail: "restarted".to_owned(), ..Done::default() })
         })
     }
@@ -182,18 +182,6 @@ fn shares(other: &evenkeel_host::docker::Container, id: &str, name: &str) -> Opt
     Some(format!("{} uses its {what}", other.name))
 }
 
-/// A refusal of the engine means that it did not happen. An error of its own may come halfway: stopped and not started
-/// again, deleted in part. Anything else may have been lost on the way.
-pub(super) fn engine_failure(error: DockerError) -> Failure {
-    match error {
-        DockerError::DockerResponseServerError { status_code, message } => {
-            let text = format!("the engine says {status_code}: {message}");
-            if status_code < 500 { Failure::Refused(text) } else { Failure::Unknown(text) }
-        }
-        other => Failure::Unknown(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,16 +212,5 @@ mod tests {
         assert_eq!(judged(|c| c.health = "healthy".to_owned()), "not_unhealthy");
         assert_eq!(judged(|c| c.auto_remove = true), "auto_remove");
         assert_eq!(judged(|c| c.swarm = true), "swarm");
-    }
-
-    #[test]
-    fn only_a_refusal_says_that_nothing_was_done() {
-        let answered = |status_code| {
-            engine_failure(DockerError::DockerResponseServerError { status_code, message: "no".to_owned() })
-        };
-        assert_eq!(answered(404), Failure::Refused("the engine says 404: no".to_owned()));
-        assert_eq!(answered(409), Failure::Refused("the engine says 409: no".to_owned()));
-        // The container was stopped, and its port was taken when it was to start again.
-        assert_eq!(answered(500), Failure::Unknown("the engine says 500: no".to_owned()));
     }
 }

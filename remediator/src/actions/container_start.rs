@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 use super::{
     Action, Check, Done, Failure, Job, Permission,
-    container_restart::{dependents, engine_failure, is_self, still_the_same},
+    container_restart::{dependents, is_self, still_the_same},
     disk::engine_unseen,
+    engine,
 };
 use crate::{
     observe::Observation,
@@ -100,7 +101,7 @@ impl Action for ContainerStart {
             let client = job.host.docker.client().await.map_err(engine_unseen)?;
             let client = client.with_timeout(Duration::from_secs(60));
             still_the_same(job, &container.id).await?;
-            client.start_container(job.target.name(), None).await.map_err(engine_failure)?;
+            client.start_container(job.target.name(), None).await.map_err(engine::failure)?;
             let mut detail = "started".to_owned();
             // They hold on to what ended with its last run.
             let cut_off = dependents(job, &container.id).await.unwrap_or_default();

@@ -2,11 +2,12 @@
 //! is worth it, and when enough is freed. Not an action.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use evenkeel_host::{config::format_bytes, docker::Engine};
+use evenkeel_host::{config::format_bytes, docker::Engine, filesystem::ProbeError};
 
 use super::{Check, Failure, Job};
 use crate::observe::{Filesystem, Observation};
@@ -45,7 +46,7 @@ async fn device_at(job: &Job, place: &Path) -> Result<u64, String> {
     let unknown = || "the kernel does not say which device it is".to_owned();
     match job.host.prober.usage(place, TIMEOUT).await {
         Ok(usage) => usage.device.ok_or_else(unknown),
-        Err(error) => {
+        Err(ProbeError::Os(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let mounts = job.host.prober.mounts(TIMEOUT).await.map_err(|error| error.to_string())?;
             let above = mounts.iter().filter(|mount| place.starts_with(&mount.mount_point));
             let nearest = above.max_by_key(|mount| mount.mount_point.components().count());
@@ -54,6 +55,7 @@ async fn device_at(job: &Job, place: &Path) -> Result<u64, String> {
                 job.host.prober.usage(mount_point, TIMEOUT).await.map_err(|error| error.to_string())?;
             usage.device.ok_or_else(unknown)
         }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -1,60 +1,51 @@
-//! Calls of the engine that change something. Not an action.
-
-use std::time::Duration;
+//! What the engine's answers to calls that change something mean. Not an action.
 
 use bollard::errors::Error as DockerError;
 
-use super::{Failure, container_restart::engine_failure};
+use super::Failure;
 
-/// How long to wait for another prune before trying again.
-const BUSY_PAUSE: Duration = Duration::from_secs(5);
-/// How often to try again.
-const BUSY_TRIES: u32 = 24;
-
-/// The answer to a prune, once no other is at work: that one frees the same, and ours may come after it.
-///
-/// # Errors
-/// When the engine refuses, or another prune does not come to an end.
-pub(super) async fn when_free<T, F>(prune: impl Fn() -> F) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, DockerError>>,
-{
-    for _ in 0..BUSY_TRIES {
-        match prune().await {
-            Ok(answer) => return Ok(answer),
-            Err(DockerError::DockerResponseServerError { status_code: 409, .. }) => {
-                tokio::time::sleep(BUSY_PAUSE).await;
-            }
-            Err(error) => return Err(engine_failure(error)),
+/// A refusal of the engine means that it did not happen. An error of its own may come halfway: stopped and not started
+/// again, deleted in part. Anything else may have been lost on the way.
+pub(super) fn failure(error: DockerError) -> Failure {
+    match error {
+        DockerError::DockerResponseServerError { status_code, message } => {
+            let text = format!("the engine says {status_code}: {message}");
+            if status_code < 500 { Failure::Refused(text) } else { Failure::Unknown(text) }
         }
+        other => Failure::Unknown(other.to_string()),
     }
-    Err(Failure::Refused("another prune is still running".to_owned()))
+}
+
+/// The same for a prune: the engine does one at a time, and another one frees the same. Ours may come after it.
+pub(super) fn prune_failure(error: DockerError) -> Failure {
+    match error {
+        DockerError::DockerResponseServerError { status_code: 409, message } => {
+            Failure::Busy(format!("the engine prunes already: {message}"))
+        }
+        other => failure(other),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
 
-    fn busy() -> DockerError {
-        let message = "a prune operation is already running".to_owned();
-        DockerError::DockerResponseServerError { status_code: 409, message }
+    fn answer(status_code: u16) -> DockerError {
+        DockerError::DockerResponseServerError { status_code, message: "no".to_owned() }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn another_prune_is_waited_for() {
-        let asked = AtomicU32::new(0);
-        let answer = when_free(|| async {
-            if asked.fetch_add(1, Ordering::Relaxed) < 3 { Err(busy()) } else { Ok(7) }
-        });
-        assert_eq!(answer.await, Ok(7));
-        assert_eq!(asked.load(Ordering::Relaxed), 4);
+    #[test]
+    fn only_a_refusal_says_that_nothing_was_done() {
+        assert_eq!(failure(answer(404)), Failure::Refused("the engine says 404: no".to_owned()));
+        assert_eq!(failure(answer(409)), Failure::Refused("the engine says 409: no".to_owned()));
+        // The container was stopped, and its port was taken when it was to start again.
+        assert_eq!(failure(answer(500)), Failure::Unknown("the engine says 500: no".to_owned()));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_that_never_ends_is_a_refusal_and_nothing_was_done() {
-        let answer: Result<(), Failure> = when_free(|| async { Err(busy()) }).await;
-        assert_eq!(answer, Err(Failure::Refused("another prune is still running".to_owned())));
+    #[test]
+    fn another_prune_at_work_is_no_refusal() {
+        assert_eq!(prune_failure(answer(409)), Failure::Busy("the engine prunes already: no".to_owned()));
+        assert_eq!(prune_failure(answer(404)), failure(answer(404)));
+        assert_eq!(prune_failure(answer(500)), failure(answer(500)));
     }
 }

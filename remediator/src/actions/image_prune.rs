@@ -3,7 +3,10 @@
 
 mod selection;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use bollard::{
     errors::Error as DockerError,
@@ -17,7 +20,7 @@ use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::Deserialize;
 
 use self::selection::{Keep, Selection};
-use super::{Action, Check, Done, Failure, Job, Permission, container_restart::engine_failure, disk, engine};
+use super::{Action, Check, Done, Failure, Job, Permission, disk, engine};
 use crate::{
     pattern::Pattern,
     policy::Class,
@@ -145,7 +148,10 @@ impl Action for ImagePrune {
                 return Ok(check);
             }
             let (bytes, told) = match self {
-                Self::Dangling { .. } => (self.nameless(job).await?, "no image is without a name".to_owned()),
+                Self::Dangling { min_age } => {
+                    let oldest = min_age.as_ref().and_then(|age| SystemTime::now().checked_sub(age.get()));
+                    (nameless(job, oldest).await?, "no image that is old enough is without a name".to_owned())
+                }
                 Self::Unused(keep) => {
                     let selection = select(job, keep).await?;
                     (sum(&selection.deleted), selection.kept_because())
@@ -173,18 +179,6 @@ impl Action for ImagePrune {
 }
 
 impl ImagePrune {
-    /// The bytes of images without a name that no container uses.
-    async fn nameless(&self, job: &Job) -> Result<u64, Failure> {
-        let images = job.host.docker.images().await.map_err(disk::engine_unseen)?;
-        let containers = job.host.docker.containers().await.map_err(disk::engine_unseen)?;
-        let unused = |image: &&Image| {
-            image.tags.is_empty()
-                && image.digests.is_empty()
-                && containers.iter().all(|container| container.image_id != image.id)
-        };
-        Ok(images.iter().filter(unused).map(|image| image.bytes).fold(0, u64::saturating_add))
-    }
-
     async fn prune(&self, job: &Job, min_age: Option<&PromDuration>) -> Result<Done, Failure> {
         let client = job.host.docker.client().await.map_err(disk::engine_unseen)?;
         // Its own time-out is for small questions; this call ends when the engine has deleted.
@@ -194,7 +188,7 @@ impl ImagePrune {
             filters.insert("until", vec![format!("{}s", age.get().as_secs())]);
         }
         let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
-        let answer = engine::when_free(|| client.prune_images(Some(options.clone()))).await?;
+        let answer = client.prune_images(Some(options)).await.map_err(engine::prune_failure)?;
         let deleted = answer.images_deleted.unwrap_or_default();
         let images = deleted.iter().filter(|item| item.deleted.is_some()).count();
         Ok(Done {
@@ -202,6 +196,19 @@ impl ImagePrune {
             claimed_freed_bytes: answer.space_reclaimed.and_then(|bytes| u64::try_from(bytes).ok()),
         })
     }
+}
+
+/// The bytes of images without a name that no container uses and, where a time is given, that were built before it.
+async fn nameless(job: &Job, before: Option<SystemTime>) -> Result<u64, Failure> {
+    let images = job.host.docker.images().await.map_err(disk::engine_unseen)?;
+    let containers = job.host.docker.containers().await.map_err(disk::engine_unseen)?;
+    let goes = |image: &&Image| {
+        image.tags.is_empty()
+            && image.digests.is_empty()
+            && before.is_none_or(|before| image.created.is_none_or(|built| built <= before))
+            && containers.iter().all(|container| container.image_id != image.id)
+    };
+    Ok(images.iter().filter(goes).map(|image| image.bytes).fold(0, u64::saturating_add))
 }
 
 fn sum(images: &[Image]) -> u64 {
@@ -222,7 +229,7 @@ async fn select(job: &Job, keep: &Keep) -> Result<Selection, Failure> {
         .await
         .map_err(disk::engine_unseen)?;
     let is_containerd = disk::is_containerd_store(&engine);
-    Ok(selection::select(images, &containers, &came, keep, is_containerd, std::time::SystemTime::now()))
+    Ok(selection::select(images, &containers, &came, keep, is_containerd, SystemTime::now()))
 }
 
 /// Deletes what is selected now, until the disk has enough.
@@ -242,7 +249,7 @@ async fn delete(job: &Job, keep: &Keep) -> Result<Done, Failure> {
             Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => {
                 refused.push(name_of(image));
             }
-            Err(error) if gone.is_empty() => return Err(engine_failure(error)),
+            Err(error) if gone.is_empty() => return Err(engine::failure(error)),
             Err(error) => {
                 return Err(Failure::Unknown(format!("deleted {}, then: {error}", shown(&gone))));
             }

@@ -210,6 +210,9 @@ pub enum Failure {
     /// The host said no: nothing was done.
     #[error("{0}")]
     Refused(String),
+    /// The host is at something that excludes it, and will be done with that: nothing was done, it may be tried again.
+    #[error("{0}")]
+    Busy(String),
     /// No answer: it may have happened.
     #[error("{0}")]
     Unknown(String),

@@ -57,11 +57,17 @@ pub(super) fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Ad
     Ok(Admission::Admitted(step))
 }
 
-/// Takes back what [`reserve`] counted.
+/// Takes back what [`reserve`] counted, for a step that was not done after all.
 pub(super) fn release(db: &Connection, id: i64, step: i64) -> rusqlite::Result<()> {
     db.execute("DELETE FROM start WHERE step = ?1", params![step])?;
     db.execute("DELETE FROM step WHERE id = ?1", params![step])?;
-    db.execute("UPDATE remediation SET phase = 'received' WHERE id = ?1", params![id]).map(drop)
+    // It may have been called, and put off by the host; what came before it stays done.
+    db.execute(
+        "UPDATE remediation SET phase = 'received', acted = EXISTS (SELECT 1 FROM step WHERE remediation = ?1
+           AND class <> 'S0' AND state IN ('done', 'failed', 'unknown')) WHERE id = ?1",
+        params![id],
+    )
+    .map(drop)
 }
 
 /// The decision itself, without its counting. `now` is on the timeline.

@@ -1,6 +1,6 @@
 //! Down the steps of a rule, each judged, admitted, done and measured, until the target is well or they are used up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_host::config::format_bytes;
 use tokio::time::{Instant, sleep, timeout};
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Next, Walker};
 use crate::{
     actions::{Check, Done, Failure, Job, Step},
-    admission::Refusal,
+    admission::{Reason, Refusal},
     assess::{Planned, Sight, record},
     journal::{Admission, End, Error, Letter, Record, Request, StepRecord, StepState},
     notify::{Notice, Occasion},
@@ -19,6 +19,9 @@ use crate::{
     target::{Kind, Target},
     verify::{Verdict, Verification},
 };
+
+/// How soon to try again what the host was too busy for.
+const BUSY_PAUSE: Duration = Duration::from_secs(15);
 
 /// Whether acting helped.
 pub(super) enum Effect {
@@ -165,19 +168,14 @@ impl Walker {
             let admission = self.reserve(id, rule, Some((position, step)), &sight, !way.acted).await?;
             let reserved = match admission {
                 Admission::Admitted(reserved) => reserved,
-                Admission::Refused(refusal) if way.acted => {
-                    if let Some(next) = self.wait(remediation, &refusal).await? {
-                        return Ok(next);
-                    }
-                    // That a gentle step is refused is no reason for a harsher one: the ladder ends here.
-                    let reason = refusal.reason.as_str();
-                    way.skipped(step, reason, &refusal.detail);
-                    way.next_allowed_wall_ms = Some(self.clock.now().wall_after(refusal.wait));
-                    self.skip(id, position, step, &sight.target, reason, refusal.detail).await?;
-                    break;
-                }
                 Admission::Refused(refusal) => {
-                    return self.refused(remediation, rule, refusal, &sight.seen).await;
+                    match self
+                        .held_back(remediation, rule, (position, step), refusal, &sight, &mut way)
+                        .await?
+                    {
+                        Some(next) => return Ok(next),
+                        None => break,
+                    }
                 }
             };
             if self.stop.is_cancelled() {
@@ -185,7 +183,16 @@ impl Walker {
                 return Ok(Next::Left);
             }
             let before = sight.seen.clone();
-            let record = self.act(id, reserved, position, step, &job).await?;
+            let record = match self.act(id, reserved, position, step, &job).await? {
+                Ok(record) => record,
+                Err(busy) => {
+                    self.metrics.decision(&rule.name, "refused", busy.reason.as_str());
+                    match self.held_back(remediation, rule, (position, step), busy, &sight, &mut way).await? {
+                        Some(next) => return Ok(next),
+                        None => break,
+                    }
+                }
+            };
             way.did(&record);
             let is_unanswered = record.state == StepState::Unknown;
             let makes_way = step.0.prepares() && has_more(rule, position);
@@ -215,6 +222,31 @@ impl Walker {
             }
         }
         self.used_up(remediation, rule, sight.seen, way).await
+    }
+
+    /// A step may not begin now: that is waited for, or ends the remediation; nothing comes back when it ends only the
+    /// ladder, because something was done already.
+    async fn held_back(
+        &self,
+        remediation: &Record,
+        rule: &Rule,
+        (position, step): (usize, &Step),
+        refusal: Refusal,
+        sight: &Sight,
+        way: &mut Way,
+    ) -> Result<Option<Next>, Error> {
+        if !way.acted {
+            return self.refused(remediation, rule, refusal, &sight.seen).await.map(Some);
+        }
+        if let Some(next) = self.wait(remediation, &refusal).await? {
+            return Ok(Some(next));
+        }
+        // That a gentle step is refused is no reason for a harsher one: the ladder ends here.
+        let reason = refusal.reason.as_str();
+        way.skipped(step, reason, &refusal.detail);
+        way.next_allowed_wall_ms = Some(self.clock.now().wall_after(refusal.wait));
+        self.skip(remediation.id, position, step, &sight.target, reason, refusal.detail).await?;
+        Ok(None)
     }
 
     async fn skip(
@@ -318,7 +350,8 @@ impl Walker {
         })
     }
 
-    /// Calls the action, between two durable marks, and measures what it freed.
+    /// Calls the action, between two durable marks, and measures what it freed. Where the host is busy with something
+    /// that excludes it, nothing was done, and the start is given back.
     async fn act(
         &self,
         id: i64,
@@ -326,10 +359,15 @@ impl Walker {
         position: usize,
         step: &Step,
         job: &Job,
-    ) -> Result<StepRecord, Error> {
+    ) -> Result<Result<StepRecord, Refusal>, Error> {
         self.journal.running(id, reserved, self.clock.now()).await?;
         let started = Instant::now();
         let result = self.run(step, job).await;
+        if let Err(Failure::Busy(detail)) = result {
+            self.journal.release(id, reserved).await?;
+            let detail = format!("{}: {detail}", step.0.name());
+            return Ok(Err(Refusal { reason: Reason::Busy, scope: "host", detail, wait: BUSY_PAUSE }));
+        }
         self.metrics.step_took(step.0.name(), started.elapsed());
         let mut record = record(position, step, &job.target, StepState::Done);
         settle(&mut record, result);
@@ -338,7 +376,7 @@ impl Walker {
         tracing::info!(id, rule = job.rule, target = %job.target, action = step.0.name(), state = record.state.as_str(),
             detail = record.detail.as_deref().unwrap_or(""), "step ended");
         self.journal.verifying(id, reserved, record.clone(), self.clock.now()).await?;
-        Ok(record)
+        Ok(Ok(record))
     }
 
     async fn run(&self, step: &Step, job: &Job) -> Result<Done, Failure> {
@@ -473,6 +511,8 @@ fn settle(record: &mut StepRecord, result: Result<Done, Failure>) {
             (StepState::Done, None, done.detail)
         }
         Err(Failure::Refused(detail)) => (StepState::Failed, Some("refused_by_host"), detail),
+        // Of a step that only observes; one that acts is put off.
+        Err(Failure::Busy(detail)) => (StepState::Failed, Some("busy"), detail),
         Err(Failure::Unknown(detail)) => (StepState::Unknown, Some("unanswered"), detail),
     };
     record.state = state;

@@ -86,6 +86,30 @@ async fn what_the_engine_refuses_is_told_and_no_failure() {
 }
 
 #[tokio::test]
+async fn another_prune_at_work_is_waited_for_and_no_failure() {
+    let bench = Bench::refusing("/images/prune", 409, answer);
+    let failed = read("{}").unwrap().0.run(&bench.disk("/", 100)).await;
+    assert_eq!(failed, Err(Failure::Busy("the engine prunes already: no".to_owned())));
+}
+
+#[tokio::test]
+async fn nameless_images_that_are_too_young_are_not_counted() {
+    let now = jiff::Timestamp::now().as_second();
+    let bench = Bench::new(move |path| match path {
+        "/images/json" => Some(format!(
+            r#"[{{"Id": "{}", "Created": 1600000000, "Size": 700}}, {{"Id": "{}", "Created": {now}, "Size": 300}}]"#,
+            id('a'),
+            id('c')
+        )),
+        path => answer(path),
+    });
+    let job = bench.disk("/", 100);
+    for (text, frees) in [("{}", 1000), ("{min_age: 24h}", 700)] {
+        assert_eq!(read(text).unwrap().0.check(&job).await, Ok(Check::Frees(frees)), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_deleted_beyond_the_mark() {
     let bench = Bench::new(answer);
     let step = read("{unused: true, keep_last: 0}").unwrap();

@@ -178,6 +178,8 @@ pub(super) enum Does {
     Show(Observation),
     /// Is refused.
     Refuse,
+    /// Finds the host busy with something that excludes it.
+    Defer,
     /// Gives no answer.
     Hang,
     /// Takes so long, then makes the target well.
@@ -277,6 +279,7 @@ impl Action for Fake {
                 Does::Leave(used) => self.world.show(&target, disk(used)),
                 Does::Show(seen) => self.world.show(&target, seen),
                 Does::Refuse => return Err(Failure::Refused("it says no".to_owned())),
+                Does::Defer => return Err(Failure::Busy("another is at it".to_owned())),
                 Does::Hang => std::future::pending().await,
                 Does::Take(time) => {
                     sleep(time).await;
