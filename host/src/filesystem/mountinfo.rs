@@ -1,6 +1,14 @@
 //! What is mounted where, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::{borrow::Cow, ffi::OsStr, fs, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
+use std::{
+    borrow::Cow,
+    ffi::OsStr,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::Arc,
+};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,18 +33,25 @@ pub struct Mount {
 /// # Errors
 /// When neither file can be read.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    let text = fs::read("/proc/1/mountinfo").or_else(|_| fs::read("/proc/self/mountinfo"))?;
-    Ok(parse(&text))
+    let read = |path| read(BufReader::new(File::open(path)?));
+    read("/proc/1/mountinfo").or_else(|_| read("/proc/self/mountinfo"))
 }
 
 /// The mounts in a mountinfo text. Lines that do not have its form are left out.
 pub fn parse_mountinfo(text: &str) -> Vec<Mount> {
-    parse(text.as_bytes())
+    // Reading from memory never fails.
+    read(text.as_bytes()).unwrap_or_default()
 }
 
-/// Paths need not be UTF-8, hence bytes.
-fn parse(text: &[u8]) -> Vec<Mount> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+/// Paths need not be UTF-8, hence bytes. Line by line: with hundreds of containers the text is larger than the list, and
+/// each thread that reads it keeps the room for it.
+fn read(mut text: impl BufRead) -> io::Result<Vec<Mount>> {
+    let (mut mounts, mut line) = (Vec::new(), Vec::new());
+    while text.read_until(b'\n', &mut line)? > 0 {
+        mounts.extend(parse_line(line.strip_suffix(b"\n").unwrap_or(&line)));
+        line.clear();
+    }
+    Ok(mounts)
 }
 
 /// `36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue`: the optional fields before the
@@ -206,7 +221,7 @@ mod tests {
 
     #[test]
     fn paths_need_not_be_utf8() {
-        let mounts = parse(b"80 27 0:50 / /mnt/\xff rw - tmpfs \xfe rw\n");
+        let mounts = read(&b"80 27 0:50 / /mnt/\xff rw - tmpfs \xfe rw\n"[..]).unwrap();
         assert_eq!(mounts[0].mount_point.as_os_str().as_encoded_bytes(), b"/mnt/\xff");
         assert_eq!(mounts[0].device, "\u{fffd}");
     }

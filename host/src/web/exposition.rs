@@ -20,6 +20,9 @@ use crate::metrics::{
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What is shorter is copied to its neighbours: each piece that goes to the kernel by itself costs more than that.
+const SHORT: usize = 4 << 10;
+
 /// The end mark of OpenMetrics.
 const EOF: &[u8] = b"# EOF\n";
 static EOF_DEFLATED: LazyLock<Arc<Part>> = LazyLock::new(|| Arc::new(Part::of(EOF)));
@@ -36,8 +39,8 @@ impl Exposition {
         Self { blocks }
     }
 
-    /// Answers in the format that `Accept` and `Accept-Encoding` ask for. No byte is copied: the answer consists of what
-    /// the blocks keep.
+    /// Answers in the format that `Accept` and `Accept-Encoding` ask for. What is long is not copied: the answer consists
+    /// of what the blocks keep.
     pub fn respond(&self, headers: &HeaderMap) -> Response {
         let (content_type, format) = if wants_openmetrics(headers) {
             (OPENMETRICS, Format::OpenMetrics)
@@ -46,7 +49,7 @@ impl Exposition {
         };
         let gzip = accepts_gzip(headers);
         let body = if gzip { self.gzipped(format) } else { self.plain(format) };
-        let mut response = reply::with_type(StatusCode::OK, content_type, body);
+        let mut response = reply::with_type(StatusCode::OK, content_type, gathered(body));
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
         if gzip {
@@ -65,6 +68,23 @@ impl Exposition {
         let parts: Vec<_> = self.blocks.iter().map(|block| block.deflated(format)).chain(end).collect();
         gzip::member(parts.iter().map(Arc::as_ref))
     }
+}
+
+/// The same bytes in fewer pieces.
+fn gathered(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let (mut gathered, mut short) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        if piece.len() < SHORT {
+            short.extend_from_slice(&piece);
+            continue;
+        }
+        if !short.is_empty() {
+            gathered.push(Bytes::from(std::mem::take(&mut short)));
+        }
+        gathered.push(piece);
+    }
+    gathered.push(short.into());
+    gathered
 }
 
 /// Whether OpenMetrics 1.0 is named and liked at least as much as plain text. Wildcards alone never choose it: what
@@ -223,6 +243,14 @@ mod tests {
             flate2::read::GzDecoder::new(&body(response).await[..]).read_to_string(&mut text).expect("gzip");
             assert_eq!(text, golden);
         }
+    }
+
+    #[test]
+    fn short_pieces_are_gathered_and_long_ones_stay() {
+        let pieces = ["a", "b", &"l".repeat(SHORT), "c", "", "d"].map(|text| Bytes::from(text.to_owned()));
+        let gathered = gathered(pieces.to_vec());
+        assert_eq!((&gathered[0][..], &gathered[2][..]), (&b"ab"[..], &b"cd"[..]));
+        assert_eq!((gathered.len(), gathered[1].as_ptr()), (3, pieces[2].as_ptr()));
     }
 
     #[test]
