@@ -59,8 +59,13 @@ impl Mounts {
     pub(crate) async fn rows(&self, (program, cost): (Program, Cost)) -> Result<Vec<Row>> {
         drop(program);
         let floor = self.floor().await?;
-        let flags =
-            ["--collector.disable-defaults", "--collector.filesystem", "--web.disable-exporter-metrics"];
+        let flags = [
+            "--collector.disable-defaults",
+            "--collector.filesystem",
+            "--web.disable-exporter-metrics",
+            // Its own default. Debian's leaves out everything below /run, and with it these mounts.
+            "--collector.filesystem.mount-points-exclude=^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
+        ];
         let peer = Program::peer("node_exporter", &self.setting(&flags)).await?;
         let peer = period::peer(&peer, &Clock::of(&[]), 20).await?.0;
         let ratio = cost.exporter / floor;
