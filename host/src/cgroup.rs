@@ -211,6 +211,12 @@ mod tests {
     }
 
     #[test]
+    fn a_host_with_v2_whose_controllers_are_elsewhere() {
+        let usage = host("v2-without-controllers").usage("/system.slice/busy.service");
+        assert_eq!(usage, Some(Usage { cpu: Some(Duration::from_micros(247_536)), ..Usage::default() }));
+    }
+
+    #[test]
     fn a_host_with_v1_and_the_unified_hierarchy_beside_it() {
         let usage = host("hybrid").usage(SSH).unwrap();
         assert_eq!(

@@ -1,10 +1,17 @@
-//! The exporter on sockets that systemd has bound for it.
+//! The exporter on sockets that systemd has bound for it, and on sockets that others can reach.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
-use evenkeel_tests::{binaries::built, wait::wait_for};
+use evenkeel_tests::{
+    binaries::built,
+    namespace,
+    process::{Process, free_port},
+    tools,
+    wait::wait_for,
+};
 use libtest_mimic::Trial;
+use rcgen::{CertificateParams, KeyPair};
 
 use crate::{shared, trial};
 
@@ -13,7 +20,10 @@ const SERVICE: &str = "lab-exporter.service";
 const PROGRAM: &str = "/usr/local/bin/lab-exporter";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("systemd_passes_its_sockets_to_the_exporter", systemd_passes_its_sockets)]
+    vec![
+        trial("systemd_passes_its_sockets_to_the_exporter", systemd_passes_its_sockets),
+        trial("sockets_beyond_loopback_are_warned_about", beyond_loopback_is_warned_about),
+    ]
 }
 
 async fn systemd_passes_its_sockets() -> Result<()> {
@@ -60,4 +70,49 @@ async fn systemd_passes_its_sockets() -> Result<()> {
     let said = said.await;
     host.systemctl(&["stop", SOCKET]).await?;
     said
+}
+
+/// Nobody is there to reach them: the lab's network is loopback and nothing else.
+async fn beyond_loopback_is_warned_about() -> Result<()> {
+    let dir = namespace::place("beyond")?;
+    let (key, parameters) = (KeyPair::generate()?, CertificateParams::default());
+    fs::write(dir.join("server.crt"), parameters.self_signed(&key)?.pem())?;
+    fs::write(dir.join("server.key"), key.serialize_pem())?;
+    let tls = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n";
+    let users = "basic_auth_users: {lab: $2b$04$1Y8gS3FNPMt5i4GlTSEQleQv8nZ0EzD2sLDg6rsZ3dJ0mBHjXEg9a}\n";
+    let both = format!("{tls}{users}");
+    let (everyone, in_clear) = ("no authentication: whoever reaches", "no TLS: passwords cross");
+    for (host, web, expected) in [
+        ("127.0.0.1", "", [false, false]),
+        ("", "", [true, false]),
+        ("0.0.0.0", "", [true, false]),
+        ("0.0.0.0", tls, [true, false]),
+        ("0.0.0.0", users, [false, true]),
+        ("0.0.0.0", &both, [false, false]),
+    ] {
+        let log = log_of_start(&dir, host, web).await?;
+        let said = [everyone, in_clear].map(|words| log.contains(words));
+        ensure!(said == expected, "on {host:?} with {web:?}: {log}");
+    }
+    Ok(())
+}
+
+/// What the exporter says when it starts to listen on an address with a web configuration.
+async fn log_of_start(dir: &Path, host: &str, web: &str) -> Result<String> {
+    let web_file = dir.join("web.yml");
+    fs::write(&web_file, web)?;
+    let mut command = tools::command(built("evenkeel-exporter")?);
+    let address = format!("{host}:{}", free_port()?);
+    command.args(["--collector.disable-defaults", "--web.listen-address"]).arg(&address);
+    command.arg("--web.config.file").arg(web_file);
+    let mut process = Process::start(&format!("listening-{address}"), dir, command)?;
+    wait_for("the exporter to listen", Duration::from_secs(20), async || {
+        process.check_alive()?;
+        ensure!(process.log().contains(" listening "), "{}", process.log());
+        Ok(())
+    })
+    .await?;
+    // What it says comes before what it does at the end.
+    process.stop()?;
+    Ok(process.log())
 }
