@@ -7,6 +7,7 @@
 #   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, Docker, Redis, HAProxy, busybox,
 #                                       the systemd image
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
+#   tests/fetch-tools.sh engine RELEASE one more Docker engine, in a tree of its own
 #
 # What the machine has is used from where it is. The rest is downloaded with apt and unpacked, not
 # installed: installing these packages would enable and start system-wide daemons. Run again it is
@@ -314,35 +315,50 @@ mirror() { # the archive that this machine's apt is configured with
         awk -v codename="${VERSION_CODENAME:-}" '$2 == codename && $3 == "main" { print $1; exit }'
 }
 
-image() { # image RELEASE: a minimal tree with systemd, a bus and polkit, as one tar file
-    local release=$1 target tree archive packages
-    # debootstrap does not find by itself what provides polkitd's logind.
-    packages=systemd,systemd-sysv,dbus,libpam-systemd,polkitd
-    target=$images/systemd-$release.tar
-    if [ -s "$target" ] && [ "$(cat "$target.packages" 2>/dev/null)" = "$packages" ]; then return; fi
-    [ "$(id -u)" = 0 ] || fail "making the systemd image needs root"
+debootstrap_tree() { # debootstrap_tree RELEASE PACKAGES TREE: makes TREE, which is not there yet
+    local release=$1 packages=$2 tree=$3 archive
+    [ "$(id -u)" = 0 ] || fail "making a tree of $release needs root"
     need_apt debootstrap
     archive=$(mirror)
     [ -n "$archive" ] || { refresh_lists && archive=$(mirror); }
     [ -n "$archive" ] || fail "this machine's apt names no archive for ${VERSION_CODENAME:-this release}"
-    echo "making the systemd image ($release), about half a minute"
-
     unpack debootstrap
     # debootstrap downloads with wget and checks signatures with gpgv.
     have wget || fetch wget usr/bin/wget wget
     have gpgv || have sqv || fetch gpgv usr/bin/gpgv gpgv
-
-    tree=$(mktemp -d "$tools/tree.XXXXXX")
     # In a mount namespace of its own, so that what debootstrap mounts ends with it, however it ends.
     if ! PATH=$bin:$PATH DEBOOTSTRAP_DIR=$root/usr/share/debootstrap unshare --mount \
         "$root/usr/sbin/debootstrap" --variant=minbase --include="$packages" \
         "$release" "$tree" "$archive" >>"$log" 2>&1; then
         rm -rf --one-file-system "$tree"
-        fail "cannot make the systemd image for $release: is the package mirror reachable? (see $log)"
+        fail "cannot make a tree of $release: is the package mirror reachable? (see $log)"
     fi
-    # What only takes time to import.
+    # What only takes room.
     rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* \
         "$tree"/usr/share/{doc,man,locale,info}
+}
+
+# The newer engines need newer libraries, and what they start does too: they run with the tree as their root.
+engine() { # engine RELEASE: a tree with this release's Docker engine
+    local release=$1 target tree
+    target=$tools/engines/$release
+    [ ! -d "$target" ] || return 0
+    echo "making the tree of the engine ($release), about a minute"
+    mkdir -p "$tools/engines"
+    tree=$tools/tree.$$
+    debootstrap_tree "$release" docker.io,containerd,runc "$tree"
+    mv -T "$tree" "$target"
+}
+
+image() { # image RELEASE: a minimal tree with systemd, a bus and polkit, as one tar file
+    local release=$1 target tree packages
+    # debootstrap does not find by itself what provides polkitd's logind.
+    packages=systemd,systemd-sysv,dbus,libpam-systemd,polkitd
+    target=$images/systemd-$release.tar
+    if [ -s "$target" ] && [ "$(cat "$target.packages" 2>/dev/null)" = "$packages" ]; then return; fi
+    echo "making the systemd image ($release), about half a minute"
+    tree=$tools/tree.$$
+    debootstrap_tree "$release" "$packages" "$tree"
     # Every container makes its own, and not from the one that D-Bus was installed with.
     : >"$tree/etc/machine-id"
     rm -f "$tree/var/lib/dbus/machine-id"
@@ -461,5 +477,9 @@ image)
     [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh image RELEASE"
     image "$2"
     ;;
-*) fail "usage: tests/fetch-tools.sh build|up|lab|image RELEASE" ;;
+engine)
+    [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh engine RELEASE"
+    engine "$2"
+    ;;
+*) fail "usage: tests/fetch-tools.sh build|up|lab|image RELEASE|engine RELEASE" ;;
 esac

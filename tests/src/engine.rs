@@ -435,6 +435,46 @@ impl Drop for Engine {
     }
 }
 
+/// The release whose engine is taken instead of this machine's: `tests/fetch-tools.sh engine RELEASE`.
+const RELEASE: &str = "EVENKEEL_LAB_ENGINE";
+
+/// What the engine sees: cgroups of version 2 where that is asked for, and the tree as its root, if there is one, with what
+/// the lab has made and the repository. Arguments: `v2` or not, the tree or nothing, the repository, the program.
+const VIEW: &str = r#"
+version=$1 tree=$2 repository=$3
+shift 3
+if [ "$version" = v2 ]; then
+    umount -R /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
+fi
+if [ -n "$tree" ]; then
+    mount --bind "$tree" "$tree"
+    for at in proc sys dev run; do mount --rbind /$at "$tree/$at"; done
+    mkdir -p "$tree$repository"
+    mount --bind "$repository" "$tree$repository"
+    # Not chroot: a container's root is changed from the root of the mount namespace.
+    cd "$tree"
+    pivot_root . mnt
+    umount -l /mnt
+fi
+exec "$@"
+"#;
+
+/// The tree that holds the engine, when it is another release's.
+fn tree() -> Result<Option<PathBuf>> {
+    let Some(release) = std::env::var_os(RELEASE) else { return Ok(None) };
+    let tree = tools::run_folder().join("tools/engines").join(release);
+    if !tree.is_dir() {
+        bail!("no {}: run tests/fetch-tools.sh engine RELEASE", tree.display());
+    }
+    Ok(Some(tree))
+}
+
+/// A daemon: `name` of `.run/tools/bin`, or where it is in the tree.
+fn daemon(name: &str, path: &str) -> Result<PathBuf> {
+    if tree()?.is_some() { Ok(path.into()) } else { tools::program(name) }
+}
+
 fn containerd(dir: &Path, disk: &Disk, cgroup: Cgroup) -> Result<Command> {
     let config = dir.join("containerd.toml");
     // The plugins left out: what the lab does not use, and one that makes /opt/containerd.
@@ -452,16 +492,16 @@ address = "{dir}/containerd.sock"
             dir = dir.display()
         ),
     )?;
-    let program = tools::program("containerd")?;
-    let mut command = match cgroup {
-        Cgroup::Machine => tools::command(program),
-        Cgroup::V2 => {
-            let mut command = tools::command("unshare");
-            let view = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
-            command.args(["--mount", "--", "sh", "-c", view, "sh"]).arg(program);
-            command
-        }
-    };
+    let mut command = tools::command("unshare");
+    command.args(["--mount", "--", "sh", "-ec", VIEW, "sh"]);
+    command.arg(match cgroup {
+        Cgroup::Machine => "machine",
+        Cgroup::V2 => "v2",
+    });
+    command
+        .arg(tree()?.unwrap_or_default())
+        .arg(tools::repository())
+        .arg(daemon("containerd", "/usr/bin/containerd")?);
     command.arg("--config").arg(config);
     Ok(command)
 }
@@ -469,7 +509,8 @@ address = "{dir}/containerd.sock"
 fn dockerd(dir: &Path, disk: &Disk, cgroup: &str, containerd: u32) -> Result<Command> {
     // Both daemons must see the same mounts, whichever namespace containerd was given.
     let mut command = tools::command("nsenter");
-    command.arg(format!("--mount=/proc/{containerd}/ns/mnt")).arg("--").arg(tools::program("dockerd")?);
+    command.arg(format!("--mount=/proc/{containerd}/ns/mnt")).arg("--");
+    command.arg(daemon("dockerd", "/usr/sbin/dockerd")?);
     let mut path = |flag: &str, value: PathBuf| {
         command.arg(flag).arg(value);
     };

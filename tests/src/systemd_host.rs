@@ -59,13 +59,14 @@ pub struct SystemdHost {
 }
 
 impl SystemdHost {
-    /// Boots a host and waits until systemd says that it is up.
+    /// Boots a host and waits until systemd says that it is up. `EVENKEEL_LAB_IMAGE=systemd-trixie` takes another image
+    /// than this machine's (`tests/fetch-tools.sh image trixie`).
     ///
     /// # Errors
     ///
     /// When it is not up within 60 s.
     pub async fn start(engine: Arc<Engine>) -> Result<Self> {
-        Self::start_with(engine, "systemd", &[]).await
+        Self::start_with(engine, &image("systemd"), &[]).await
     }
 
     /// The same from another image of `tests/fetch-tools.sh`, with more volumes (`/there:/here:ro`).
@@ -298,6 +299,12 @@ impl SystemdHost {
         }
         bail!("{} runs no dbus-daemon", self.name)
     }
+}
+
+/// The image that is wanted instead of the usual one.
+#[must_use]
+pub fn image(usual: &str) -> String {
+    std::env::var("EVENKEEL_LAB_IMAGE").unwrap_or_else(|_| usual.to_owned())
 }
 
 impl Drop for SystemdHost {

@@ -346,10 +346,12 @@ fn unsigned(number: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
-    /// Engine 20.10 (API 1.41): every object listed, whatever was asked.
-    const LEGACY: &[u8] = br#"{
+    /// What the recorded answers have none of: sizes that nobody knows, what is shared, a paused container.
+    const ODD: &[u8] = br#"{
         "LayersSize": 1000,
         "Images": [
             {"Id": "sha256:1", "Size": 600, "SharedSize": 100, "Containers": 2, "RepoTags": ["a:1"], "Labels": null},
@@ -390,9 +392,37 @@ mod tests {
         Some(ObjectUsage { bytes, reclaimable_bytes, objects, active_objects })
     }
 
+    /// An answer under `tests/system_df/`, which says where each is from.
+    fn recorded(name: &str) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system_df");
+        fs::read(folder.join(format!("{name}.json"))).unwrap()
+    }
+
     #[test]
-    fn all_three_shapes_give_the_sums_of_the_command_line() {
-        for body in [LEGACY, BOTH] {
+    fn every_engine_gives_the_figures_of_the_command_line() {
+        let (images, build_cache) = (usage(2_382_256, 2_382_256, 2, 1), usage(2_282_471, 2_282_471, 13, 0));
+        for name in [
+            "engine-20.10.24-api-1.41",
+            "engine-26.1.5-api-1.45",
+            "engine-28.5.2-api-1.51",
+            "api-1.52",
+            "api-1.53",
+        ] {
+            let seen = DiskUsage::read(&*recorded(name), &Object::ALL).unwrap();
+            assert_eq!(seen.get(Object::Images), images, "{name}");
+            assert_eq!(seen.get(Object::Containers), usage(70_000, 20_000, 2, 1), "{name}");
+            assert_eq!(seen.get(Object::Volumes), usage(100_000, 30_000, 2, 1), "{name}");
+            assert_eq!(seen.get(Object::BuildCache), build_cache, "{name}");
+        }
+        let some = recorded("engine-28.5.2-api-1.51-images-and-build-cache");
+        let seen = DiskUsage::read(&*some, &[Object::Images, Object::BuildCache]).unwrap();
+        assert_eq!((seen.get(Object::Images), seen.get(Object::BuildCache)), (images, build_cache));
+        assert_eq!((seen.get(Object::Containers), seen.get(Object::Volumes)), (None, None));
+    }
+
+    #[test]
+    fn odd_objects_are_summed_as_the_command_line_does() {
+        for body in [ODD, BOTH] {
             let seen = DiskUsage::read(body, &Object::ALL).unwrap();
             assert_eq!(seen.get(Object::Images), usage(1000, 500, 2, 1));
             assert_eq!(seen.get(Object::Containers), usage(17, 7, 3, 2));

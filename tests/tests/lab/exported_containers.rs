@@ -65,7 +65,7 @@ impl Lab {
         let kill = ["--stop-signal", "KILL"];
         self.engine.run(&[&["--name", "calm"], &kill[..]].concat(), &["sleep", "1000"]).await?;
         self.agrees("a start", "calm", "running").await?;
-        self.docker(&["create", "--name", "made", BUSYBOX, "true"]).await?;
+        self.docker(&["create", "--name", "made", "--network", "none", BUSYBOX, "true"]).await?;
         self.agrees("a creation", "made", "created").await?;
         self.docker(&["start", "made"]).await?;
         self.agrees("a start of a created one", "made", "exited").await?;
@@ -153,8 +153,9 @@ impl Lab {
     async fn comings_and_goings(&self) -> Result<()> {
         for round in 1..=3 {
             self.docker(&["rename", "calm", "calm_old"]).await?;
-            self.docker(&["create", "--name", "calm", "--stop-signal", "KILL", BUSYBOX, "sleep", "1000"])
-                .await?;
+            // The engine has no other network, and newer ones neither rename nor start what would be in one.
+            let made = ["create", "--name", "calm", "--network", "none", "--stop-signal", "KILL"];
+            self.docker(&[&made[..], &[BUSYBOX, "sleep", "1000"]].concat()).await?;
             self.docker(&["rm", "--force", "calm_old"]).await?;
             self.docker(&["start", "calm"]).await?;
             self.agrees(&format!("recreation {round}"), "calm", "running").await?;
@@ -175,7 +176,8 @@ impl Lab {
 
     /// The engine announces nothing when it cannot start a container: it is asked every 15 s.
     async fn failed_starts(&self) -> Result<()> {
-        self.docker(&["create", "--name", "unstartable", BUSYBOX, "/no/such/program"]).await?;
+        let made = ["create", "--name", "unstartable", "--network", "none", BUSYBOX, "/no/such/program"];
+        self.docker(&made).await?;
         self.agrees("a creation", "unstartable", "created").await?;
         ensure!(self.docker(&["start", "unstartable"]).await.is_err(), "it started");
         wait_for("a failed start", Duration::from_secs(25), async || {

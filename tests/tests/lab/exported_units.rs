@@ -49,7 +49,8 @@ const ANNOUNCED: &[&str] = &[
      systemctl daemon-reload; systemctl restart app-7; systemctl start added",
     "systemctl stop app-8",
     "systemctl start tick.timer; until [ -e /run/ticked ]; do sleep 0.1; done; sleep 0.5",
-    "systemctl start hello.socket; busctl --timeout=1 --address=unix:path=/run/hello list; sleep 0.5",
+    // Its own time-out does not count while nobody greets it.
+    "systemctl start hello.socket; timeout 1 busctl --address=unix:path=/run/hello list; sleep 0.5",
     "systemd-run --unit=stays sleep 1000; systemd-run --unit=brief --wait true",
     "systemctl stop stays",
     "systemd-run --scope --unit=scoped true; systemctl start app.slice",
@@ -86,7 +87,7 @@ async fn exported_units_are_what_systemctl_shows() -> Result<()> {
         // Sets the restart counter back and changes no state.
         (counters_reset, "systemd_service_restart_total", "app-1.service", 0.0),
         (
-            "busctl --timeout=1 --address=unix:path=/run/counted list",
+            "timeout 1 busctl --address=unix:path=/run/counted list",
             "systemd_socket_accepted_connections_total",
             "counted.socket",
             1.0,
@@ -179,14 +180,15 @@ struct Shown {
 
 /// What `systemctl` says and a scrape from a time in which that did not change.
 async fn both_at_once(host: &SystemdHost, exporter: &Exporter) -> Result<(Shown, Exposition)> {
-    for _ in 0..50 {
-        let before = shown(host).await?;
+    let mut before = shown(host).await?;
+    for _ in 0..100 {
         let scraped = exporter.scrape().await?;
+        let after = shown(host).await?;
         // A bus that is just coming back is no unit that changed.
-        let is_up = scraped.value("systemd_up", &[]) == Some(1.0);
-        if is_up && shown(host).await? == before {
+        if after == before && scraped.value("systemd_up", &[]) == Some(1.0) {
             return Ok((before, scraped));
         }
+        before = after;
     }
     bail!("the units never stand still")
 }
@@ -212,7 +214,9 @@ fn agree(shown: &Shown, scraped: &Exposition) -> Result<()> {
 }
 
 async fn shown(host: &SystemdHost) -> Result<Shown> {
-    let list = host.systemctl(&["list-units", "--all", "--plain", "--no-legend", "--full"]).await?;
+    // One call, because entering the container takes longer than asking.
+    let text = host.exec(&["sh", "-ec", SHOW]).await?;
+    let (list, services) = text.split_once("\n\n").context("two answers")?;
     let mut units = BTreeMap::new();
     for line in list.lines() {
         let mut words = line.split_whitespace();
@@ -222,16 +226,17 @@ async fn shown(host: &SystemdHost) -> Result<Shown> {
             units.insert(name, (active, sub));
         }
     }
-    Ok(Shown { units, services: services(host).await? })
+    Ok(Shown { units, services: properties_of(services) })
 }
 
-async fn services(host: &SystemdHost) -> Result<BTreeMap<String, BTreeMap<&'static str, String>>> {
-    let properties = "Id,LoadState,ActiveState,SubState,NRestarts,Result,ExecMainStatus,ExecMainExitTimestamp,\
-                      ActiveEnterTimestamp,InactiveEnterTimestamp";
-    let text =
-        host.systemctl(&["show", "--all", "--timestamp=unix", "--property", properties, "*.service"]).await?;
+/// The units, an empty line, and the properties of the services.
+const SHOW: &str = "systemctl --no-pager list-units --all --plain --no-legend --full; echo
+    exec systemctl --no-pager show --all --timestamp=unix --property=Id,LoadState,ActiveState,SubState,NRestarts,\
+Result,ExecMainStatus,ExecMainExitTimestamp,ActiveEnterTimestamp,InactiveEnterTimestamp '*.service'";
+
+fn properties_of(services: &str) -> BTreeMap<String, BTreeMap<&'static str, String>> {
     let mut units = BTreeMap::new();
-    for block in text.split("\n\n") {
+    for block in services.split("\n\n") {
         let of_unit: BTreeMap<&str, &str> = block.lines().filter_map(|line| line.split_once('=')).collect();
         let value = |name: &str| of_unit.get(name).copied().unwrap_or_default().to_owned();
         if value("LoadState") != "loaded" {
@@ -254,7 +259,7 @@ async fn services(host: &SystemdHost) -> Result<BTreeMap<String, BTreeMap<&'stat
         }
         units.insert(value("Id"), properties);
     }
-    Ok(units)
+    units
 }
 
 /// What the exporter says of a service.

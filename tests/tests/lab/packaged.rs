@@ -1,14 +1,16 @@
 //! The shipped units on a real systemd, with the users, drop-ins and polkit rule that belong to them: what little they
 //! may do is enough, and is all.
-//!
-//! `EVENKEEL_LAB_IMAGE=systemd-trixie` takes another image than this machine's release
-//! (`tests/fetch-tools.sh image trixie`).
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
-    binaries, exposition::Exposition, namespace, process::Process, systemd_host::SystemdHost, tools,
+    binaries,
+    exposition::Exposition,
+    namespace,
+    process::Process,
+    systemd_host::{SystemdHost, image},
+    tools,
     wait::wait_for,
 };
 use libtest_mimic::Trial;
@@ -85,8 +87,7 @@ async fn install() -> Result<SystemdHost> {
         format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
         format!("{}:/run/docker.sock", path(&engine.socket())),
     ];
-    let image = std::env::var("EVENKEEL_LAB_IMAGE").unwrap_or_else(|_| "own".to_owned());
-    let host = SystemdHost::start_with(engine, &image, &volumes).await?;
+    let host = SystemdHost::start_with(engine, &image("own"), &volumes).await?;
     host.exec(&["sh", "-c", INSTALL, "sh", CONFIG, TOKEN]).await?;
     Ok(host)
 }
