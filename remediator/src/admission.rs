@@ -103,6 +103,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Limited,
+        Self::Cooldown,
+        Self::Breaker,
+        Self::Paused,
+        Self::Storm,
+        Self::Busy,
+        Self::Hours,
+        Self::Grace,
+        Self::BusGrace,
+        Self::EngineGrace,
+        Self::SystemState,
+        Self::PackageManager,
+        Self::Pressure,
+    ];
+
     /// As in metrics and the audit.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -193,13 +193,23 @@ impl Assessor {
             Observation::Filesystem(filesystem) => Some(filesystem.device),
             _ => None,
         };
+        Question { id, device, ..self.question_about(rule, &sight.target, class, first) }
+    }
+
+    /// What the journal is asked about a target that nobody has looked at yet: by the rule's first acting step.
+    pub fn question_before_looking(&self, rule: &Rule, target: &Target) -> Question {
+        let mut classes = rule.steps.iter().map(|step| step.0.class()).filter(|class| class.acts());
+        self.question_about(rule, target, classes.next().unwrap_or(Class::S0), true)
+    }
+
+    fn question_about(&self, rule: &Rule, target: &Target, class: Class, first: bool) -> Question {
         Question {
-            id,
+            id: 0,
             rule: rule.name.clone(),
-            target: sight.target.clone(),
-            device,
+            target: target.clone(),
+            device: None,
             class,
-            budgets: self.scopes(rule, &sight.target, class, first),
+            budgets: self.scopes(rule, target, class, first),
             restraint: first.then_some(rule.restraint),
             storm: self.config.storm,
         }

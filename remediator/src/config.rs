@@ -16,7 +16,8 @@ use evenkeel_host::config::{ConfigError, Located, PromDuration, Secret};
 pub use self::server::Access;
 use self::{
     file::{
-        File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, RuleFile, State, StormFile, WebhookTo,
+        File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, ReconcileFile, RuleFile, State, StormFile,
+        WebhookTo,
     },
     rule::RuleChecker,
 };
@@ -25,6 +26,7 @@ use crate::{
     journal::Storm,
     notify::Receiver,
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
+    reconcile::Reconcile,
     rules::Rule,
 };
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// So many open remediations ask further deliveries to come again.
     pub open_max: usize,
+    /// When and how long needs are kept in sight between deliveries.
+    pub reconcile: Reconcile,
     /// Who is told.
     pub receivers: Vec<Receiver>,
     /// What may be deleted.
@@ -164,6 +168,7 @@ impl Checker {
             access,
             state_dir: self.base.join(&file.state.dir),
             open_max: self.open_max(&file.state)?,
+            reconcile: self.reconcile(&file.reconcile)?,
             receivers,
             deletion: file.policy.deletion,
             mode: file.policy.mode,
@@ -204,6 +209,18 @@ impl Checker {
             Some(most) => Ok(most.value),
             None => Ok(OPEN_MAX),
         }
+    }
+
+    fn reconcile(&self, file: &ReconcileFile) -> Result<Reconcile, ConfigError> {
+        let default = Reconcile::default();
+        if let Some(interval) = file.interval.as_ref().filter(|interval| interval.value.get().is_zero()) {
+            let message = "`reconcile.interval: 0s` would never rest: write 60s, or `alert_ttl: 0s` to take nothing up between deliveries";
+            return Err(self.at(interval, message));
+        }
+        Ok(Reconcile {
+            interval: file.interval.as_ref().map_or(default.interval, |interval| interval.value.get()),
+            alert_ttl: file.alert_ttl.map_or(default.alert_ttl, |ttl| ttl.get()),
+        })
     }
 
     fn gates(&self, file: &GatesFile) -> Result<Gates, ConfigError> {

@@ -215,6 +215,9 @@ impl Control {
             .journal
             .ack(order.rule.clone(), kind, order.target.clone(), author, self.clock.now())
             .await?;
+        if acked.is_some() {
+            self.bell.urge();
+        }
         match acked {
             Some(id) => Ok(format!(
                 "acknowledged: after #{id} one more try of {} is admitted within its limits",

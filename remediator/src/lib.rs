@@ -25,6 +25,7 @@ pub mod outcome;
 mod outgoing;
 pub mod pattern;
 pub mod policy;
+pub mod reconcile;
 pub mod rules;
 pub mod serve;
 pub mod server;

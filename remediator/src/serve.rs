@@ -20,6 +20,7 @@ use crate::{
     notify::{Notifier, Post, PostOffice},
     observe::Host,
     policy::Mode,
+    reconcile::Reconciler,
     server::{Room, Server},
     walk::Walker,
     worker::{Bell, Worker},
@@ -79,6 +80,7 @@ pub async fn run(
         started: Some(clock.now()),
         stop: stop.clone(),
     };
+    tasks.spawn(Reconciler::new(walker.clone(), live.clone(), bell.clone()).run());
     let worker = tokio::spawn(Worker::new(walker, live.clone(), bell.clone()).run());
     let reloader = Arc::new(Reloader::new(changes, metrics.clone()));
     let control = Control {

@@ -175,6 +175,8 @@ pub(crate) fn line(remediation: &Record) -> String {
 pub(crate) fn whole(remediation: &Record, steps: &[StepRecord], out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{}", line(remediation))?;
     let deliveries = match remediation.deliveries {
+        // Taken up again after an earlier remediation of the same need.
+        0 => format!("without a new alert, the last {}", rfc3339(remediation.last_seen_wall_ms)),
         1 => "one alert".to_owned(),
         n => format!("{n} alerts, the last {}", rfc3339(remediation.last_seen_wall_ms)),
     };

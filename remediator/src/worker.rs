@@ -39,6 +39,7 @@ type Walked = (i64, String, Result<Next, Error>);
 pub struct Bell {
     rung: Arc<Notify>,
     urged: Arc<AtomicBool>,
+    decided: Arc<Notify>,
 }
 
 impl Bell {
@@ -51,6 +52,12 @@ impl Bell {
     pub fn urge(&self) {
         self.urged.store(true, Ordering::SeqCst);
         self.rung.notify_one();
+        self.decided.notify_one();
+    }
+
+    /// Returns when a person has decided something, for one who waits.
+    pub async fn decided(&self) {
+        self.decided.notified().await;
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) state: State,
     #[serde(default)]
+    pub(super) reconcile: ReconcileFile,
+    #[serde(default)]
     pub(super) notify: Vec<NotifyTo>,
     #[serde(default)]
     pub(super) rules: Vec<RuleFile>,
@@ -129,6 +131,13 @@ impl Default for State {
     fn default() -> Self {
         Self { dir: PathBuf::from("/var/lib/evenkeel-remediator"), open_max: None }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ReconcileFile {
+    pub(super) interval: Option<Located<PromDuration>>,
+    pub(super) alert_ttl: Option<PromDuration>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod fuse;
+mod held;
 mod outbox;
 mod people;
 mod query;
@@ -26,6 +27,7 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
 
+pub use held::Held;
 pub use outbox::KEPT as LETTERS_KEPT;
 pub use query::Reader;
 pub use record::{

@@ -129,7 +129,7 @@ fn is_impact(question: &Question) -> bool {
     question.class == Class::S2 && question.restraint.is_some()
 }
 
-/// Distinct targets that came lately and whose rule may interrupt a service.
+/// Distinct targets that came lately, or were taken up again lately, and whose rule may interrupt a service.
 struct Need {
     /// Seen to be in need.
     seen: u32,
@@ -150,7 +150,8 @@ fn need(db: &Connection, question: &Question, now: &Moment) -> rusqlite::Result<
     let mut rows = db.prepare_cached(
         "SELECT count(*), coalesce(sum(seen), 0) FROM (
            SELECT max(before IS NOT NULL) AS seen FROM remediation
-           WHERE impact = 1 AND seen_ms > ?1 AND (outcome IS NULL OR acted = 1 OR reason = 'storm')
+           WHERE impact = 1 AND (seen_ms > ?1 OR taken_up_ms > ?1)
+             AND (outcome IS NULL OR acted = 1 OR reason = 'storm')
            GROUP BY kind, target)",
     )?;
     rows.query_row(params![now.wall_ms.saturating_sub(within)], |row| {

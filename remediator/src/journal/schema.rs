@@ -7,9 +7,9 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use super::Error;
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
-const SHAPES: [&str; 3] = [TABLES, PEOPLE, TIMELINE];
+const SHAPES: [&str; 4] = [TABLES, PEOPLE, TIMELINE, NEEDS];
 /// The version known here.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// How much database and log are grown beforehand, in bytes: room for thousands of remediations.
 const GROWN: u32 = 4 << 20;
@@ -136,6 +136,13 @@ CREATE TABLE loss (
     moment TEXT NOT NULL,           -- a Moment, JSON
     why TEXT NOT NULL
 ) STRICT;
+";
+
+/// What is taken up again between deliveries.
+const NEEDS: &str = "
+-- Where on the timeline that was: such a need counts for a storm, and its alert is no younger by it.
+ALTER TABLE remediation ADD COLUMN taken_up_ms INTEGER;
+CREATE INDEX remediation_taken_up ON remediation (taken_up_ms) WHERE taken_up_ms IS NOT NULL;
 ";
 
 /// Opens the file for writing and brings it to this version.

@@ -286,11 +286,12 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
     let seen = query::on_timeline(db, now)?.wall_ms;
     let mut tally = Tally::default();
     let mut resolve = db.prepare_cached(
-        // Also of the last one that acted: an escalation is over when its alert is.
+        // Also of the last one, which is not taken up again, and of the last one that acted: an escalation is over when
+        // its alert is.
         "UPDATE remediation SET resolved_wall_ms = ?4
          WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND resolved_wall_ms IS NULL
-           AND (outcome IS NULL OR id = (SELECT max(id) FROM remediation
-                                         WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1))",
+           AND id IN ((SELECT max(id) FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3),
+                      (SELECT max(id) FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1))",
     )?;
     let mut absorb = db.prepare_cached(
         "UPDATE remediation SET deliveries = deliveries + 1, last_seen_wall_ms = ?4, seen_ms = ?5, resolved_wall_ms = NULL
@@ -304,7 +305,8 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
     for alert in alerts {
         let key = (&alert.rule, alert.target.kind().as_str(), alert.target.name());
         if !alert.firing {
-            tally.resolved += count(resolve.execute(params![key.0, key.1, key.2, now.wall_ms])?);
+            let noted = resolve.execute(params![key.0, key.1, key.2, now.wall_ms])?;
+            tally.resolved += u64::from(noted > 0);
         } else if absorb.execute(params![key.0, key.1, key.2, now.wall_ms, seen])? > 0 {
             tally.absorbed += 1;
         } else {
@@ -479,8 +481,4 @@ pub(super) fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 
 pub(super) fn integer(position: usize) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
-}
-
-fn count(rows: usize) -> u64 {
-    u64::try_from(rows).unwrap_or(u64::MAX)
 }

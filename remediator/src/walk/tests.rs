@@ -2,6 +2,7 @@
 
 mod approvals;
 mod bench;
+mod between;
 mod busy;
 mod crash;
 mod ends;

@@ -1,0 +1,150 @@
+//! What moves needs on between two deliveries, which are hours apart: at its own pace it looks which needs were held
+//! back or not cured, and takes up again those that would be admitted now. Whether a target is still in need is looked
+//! at when it is walked. Never for what no alert asked for: an alert that was resolved, or not heard of for too long,
+//! asks for nothing any more.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    admission::Reason,
+    assess::Assessor,
+    config::Config,
+    journal::{Error, Held, Record},
+    outcome::Outcome,
+    policy::Mode,
+    rules::Rule,
+    target::Target,
+    walk::Walker,
+    worker::Bell,
+};
+
+/// When and how long needs are kept in sight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconcile {
+    /// Between two looks.
+    pub interval: Duration,
+    /// An alert that was not heard of for so long asks for nothing any more: it may have been silenced, and then no
+    /// message says that it is resolved.
+    pub alert_ttl: Duration,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(60), alert_ttl: Duration::from_secs(6 * 3600) }
+    }
+}
+
+/// Takes up again what was held back.
+pub struct Reconciler {
+    walker: Walker,
+    live: watch::Receiver<Arc<Config>>,
+    bell: Bell,
+}
+
+impl Reconciler {
+    /// Rings `bell` when it has taken something up.
+    pub fn new(walker: Walker, live: watch::Receiver<Arc<Config>>, bell: Bell) -> Self {
+        Self { walker, live, bell }
+    }
+
+    /// Looks at its pace, and at once when a person has decided something, until the walker's stop is set.
+    pub async fn run(mut self) {
+        let stop = self.walker.stop.clone();
+        let mut last = Instant::now();
+        loop {
+            let interval = self.live.borrow().reconcile.interval;
+            // What a person has decided may end what held a need back, before the time that was told.
+            let decided = tokio::select! {
+                () = sleep_until(last + interval) => false,
+                () = self.bell.decided() => true,
+                changed = self.live.changed() => {
+                    if changed.is_err() { return }
+                    continue;
+                }
+                () = stop.cancelled() => return,
+            };
+            last = Instant::now();
+            match self.look(decided).await {
+                Ok(taken_up) if taken_up > 0 => self.bell.ring(),
+                Ok(_) => {}
+                Err(Error::Closed) => return,
+                Err(error) => {
+                    self.walker.metrics.state_write_failed();
+                    tracing::error!(%error, "what was held back cannot be taken up again");
+                }
+            }
+        }
+    }
+
+    /// One look over all needs; answers how many were taken up.
+    async fn look(&self, decided: bool) -> Result<usize, Error> {
+        let config = Arc::clone(&self.live.borrow());
+        let assessor = self.walker.assessor.under(config);
+        let now = self.walker.clock.now();
+        let needs = self.walker.journal.unresolved(assessor.config.reconcile.alert_ttl, now).await?;
+        let mut taken_up = 0;
+        for need in needs {
+            let Some((rule, target)) = repairs(&assessor, &need.record) else { continue };
+            if is_held(&need.record)
+                && (decided || need.left.is_zero())
+                && self.admitted(&assessor, rule, &target).await?
+            {
+                taken_up += usize::from(self.take_up(rule, &need).await?);
+            }
+        }
+        Ok(taken_up)
+    }
+
+    /// Whether the limits, the breaker and whatever else the journal knows would let it begin. What only looking at
+    /// the host tells is told when it is walked.
+    async fn admitted(&self, assessor: &Assessor, rule: &Rule, target: &Target) -> Result<bool, Error> {
+        let question = assessor.question_before_looking(rule, target);
+        Ok(self.walker.journal.would_admit(question, self.walker.clock.now()).await?.is_ok())
+    }
+
+    async fn take_up(&self, rule: &Rule, need: &Held) -> Result<bool, Error> {
+        let now = self.walker.clock.now();
+        let Some(id) = self.walker.journal.take_up(need.record.id, rule.interrupts(), now).await? else {
+            return Ok(false);
+        };
+        tracing::info!(
+            id,
+            rule = rule.name,
+            target = need.record.target,
+            after = need.record.id,
+            silent_seconds = need.silent.as_secs(),
+            "taken up again: its alert has not been resolved"
+        );
+        Ok(true)
+    }
+}
+
+/// The rule and the target of a need, when the rule is one that repairs what alerts are about and still admits it.
+fn repairs<'a>(assessor: &'a Assessor, record: &Record) -> Option<(&'a Rule, Target)> {
+    let rule = assessor.config.rules.iter().find(|rule| rule.name == record.rule)?;
+    if rule.on_demand() || !rule.acts() || rule.mode == Mode::Plan {
+        return None;
+    }
+    let same_kind = record.kind() == Some(rule.selector.kind);
+    let target = same_kind.then(|| rule.selector.admit(&record.target).ok())??;
+    Some((rule, target))
+}
+
+/// Whether it ended without curing its need, for a reason that may pass. Not what a person has refused, or was asked
+/// for in vain: that is asked anew when the alert comes again.
+fn is_held(record: &Record) -> bool {
+    let reason = record.reason.as_deref().unwrap_or_default();
+    match record.outcome {
+        Some(Outcome::Limited) => true,
+        Some(Outcome::Blocked) => {
+            reason == "probe_unknown" || Reason::ALL.iter().any(|known| known.as_str() == reason)
+        }
+        Some(outcome) => outcome.escalates(),
+        None => false,
+    }
+}
