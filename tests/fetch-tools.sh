@@ -4,8 +4,8 @@
 #
 #   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
 #   tests/fetch-tools.sh up             Prometheus and Alertmanager
-#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, Docker, Redis, HAProxy, busybox,
-#                                       the systemd image
+#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, webhook, Docker, Redis, HAProxy,
+#                                       busybox, the systemd image
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
 #   tests/fetch-tools.sh engine RELEASE one more Docker engine, in a tree of its own
 #
@@ -250,6 +250,16 @@ bundle_exporters() {
     done
 }
 
+# The plain handler that the remediator is compared with: a webhook runs a command.
+bundle_webhook() {
+    # Other programs have this name too.
+    if have webhook && webhook -version 2>/dev/null | grep '^webhook version' >/dev/null; then
+        from_machine webhook webhook
+        return
+    fi
+    fetch webhook usr/bin/webhook webhook
+}
+
 bundle_haproxy() {
     # Haproxy has no --version.
     if have haproxy && haproxy -v >/dev/null 2>&1; then
@@ -279,6 +289,7 @@ programs_of() {
     engine) echo dockerd docker containerd containerd-shim-runc-v2 runc ;;
     redis) echo redis-server ;;
     exporters) echo node_exporter redis_exporter ;;
+    webhook) echo webhook ;;
     busybox) echo busybox ;;
     haproxy) echo haproxy ;;
     esac
@@ -464,7 +475,7 @@ up) provide prometheus alertmanager ;;
 lab)
     have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
     have mkfs.ext4 || install mkfs.ext4 e2fsprogs
-    provide prometheus alertmanager engine redis exporters busybox haproxy
+    provide prometheus alertmanager engine redis exporters webhook busybox haproxy
     release=$(default_release)
     image "$release"
     ln -sfn "systemd-$release.tar" "$images/systemd.tar"

@@ -9,12 +9,14 @@
 mod client;
 mod cpu;
 mod docker;
+mod effect;
 mod filesystem;
 mod floors;
 mod period;
 mod program;
 mod proxy;
 mod redis;
+mod starts;
 mod systemd;
 mod table;
 mod units;
@@ -32,7 +34,7 @@ use evenkeel_tests::{
 use crate::{docker::Containers, filesystem::Mounts, redis::Redis, systemd::Host, table::Row, whole::Whole};
 
 /// What `ARGS` may name.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "systemd",
     "docker",
     "filesystem",
@@ -43,6 +45,7 @@ const PARTS: [&str; 10] = [
     "changes",
     "start",
     "remediator",
+    "effect",
 ];
 
 /// Those that one exporter with everything to look at is needed for.
@@ -136,6 +139,11 @@ async fn run(parts: &Parts) -> Result<Report> {
     if parts.has("remediator") {
         step("remediator");
         report.add("remediator", webhook::measure().await);
+        report.add("remediator", starts::measure().await);
+    }
+    if parts.has("effect") {
+        step("effect");
+        report.add("effect", effect::measure().await);
     }
     step("done");
     Ok(report)

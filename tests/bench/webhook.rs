@@ -1,29 +1,65 @@
-//! Deliveries accepted durably, and what a huge one costs.
+//! Deliveries accepted durably, beside a handler that keeps nothing, and what a huge one costs.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{Seek as _, Write as _},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use evenkeel_tests::{
     binaries::{Remediator, Surroundings},
     http, namespace,
-    process::free_port,
+    process::{Process, free_port},
+    tools,
+    wait::wait_for,
 };
 use reqwest::Client;
 use serde_json::{Value, json};
 
 use crate::{
     program::{memory_mib, size_mib},
-    table::{Row, quantile},
+    table::{Row, ms, quantile, quantiles, short},
 };
 
 /// Connections that post at the same time, each one delivery after the other.
 const SENDERS: usize = 8;
+/// Alerts in a delivery, and deliveries of each sender.
+const SIZES: [(usize, usize); 3] = [(1, 500), (50, 150), (1000, 20)];
+/// Of the time until a delivery of these sizes is answered, in milliseconds.
+const ANSWERED: f64 = 100.0;
 
 pub(crate) async fn measure() -> Result<Vec<Row>> {
     let dir = namespace::place("bench-remediator")?;
+    let remediator = remediator(&dir).await?;
+    let url = format!("{}/api/v1/alerts", remediator.url());
+    let (plain_url, _plain) = plain(&dir).await?;
+    let pid = remediator.process().id();
+    let idle = memory_mib(pid, "VmRSS")?;
+    let mut rows = vec![Row::new("Remediator resident memory, idle", format!("{} MiB", short(idle)))];
+    rows.push(flush(&dir)?);
+    for (alerts, deliveries) in SIZES {
+        let (rate, mut times) = load(&url, alerts, deliveries).await?;
+        is_idle(&remediator).await?;
+        let (plain_rate, mut plain_times) = load(&plain_url, alerts, deliveries).await?;
+        let what = format!("Deliveries accepted durably, {alerts} alert(s) each, {SENDERS} connections");
+        let row = Row::new(what, format!("{rate:.0}/s, {}", quantiles(&mut times)));
+        let beside =
+            format!("webhook, which keeps nothing: {plain_rate:.0}/s, {}", quantiles(&mut plain_times));
+        let row = row.beside(beside);
+        let late = quantile(&mut times, 0.99);
+        rows.push(match alerts {
+            1000 => row.must("≥ webhook's rate", rate >= plain_rate),
+            _ => row.must("≥ webhook's rate, p99 ≤ 100 ms", rate >= plain_rate && late <= ANSWERED),
+        });
+    }
+    rows.extend(huge(&remediator, &url).await?);
+    rows.push(Row::new("Remediator binary", format!("{:.1} MiB", size_mib("evenkeel-remediator")?)));
+    Ok(rows)
+}
+
+async fn remediator(dir: &Path) -> Result<Remediator> {
     let port = free_port()?;
     let config = dir.join("remediator.yml");
     fs::write(
@@ -39,29 +75,80 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
         bus: Some(format!("unix:path={}", dir.join("no-bus").display())),
         docker: Some(format!("unix://{}", dir.join("no-docker").display())),
     };
-    let remediator = Remediator::start(&dir, port, &config, &nowhere).await?;
-    let url = format!("{}/api/v1/alerts", remediator.url());
-    let pid = remediator.process().id();
-    let idle = format!("{:.1} MiB", memory_mib(pid, "VmRSS")?);
-    let mut rows = vec![Row::new("Remediator resident memory, idle", idle)];
-    for (alerts, deliveries) in [(1, 500), (100, 100)] {
-        let (rate, p99) = load(&url, alerts, deliveries).await?;
-        let what = format!("Deliveries accepted durably, {alerts} alert(s) each, {SENDERS} senders");
-        rows.push(Row::new(what, format!("{rate:.0}/s, p99 {p99:.1} ms")));
-    }
-    let body = delivery(0, 10_000).to_string();
-    let start = Instant::now();
-    post(&http::client()?, &url, &body).await?;
-    rows.push(Row::new(
-        format!("One delivery of 10,000 alerts ({:.1} MB)", body.len() as f64 / 1e6),
-        format!("{} ms, {:.0} MiB at most", start.elapsed().as_millis(), memory_mib(pid, "VmHWM")?),
-    ));
-    rows.push(Row::new("Remediator binary", format!("{:.1} MiB", size_mib("evenkeel-remediator")?)));
-    Ok(rows)
+    Remediator::start(dir, port, &config, &nowhere).await
 }
 
-/// Deliveries per second and their 99th percentile in milliseconds.
-async fn load(url: &str, alerts: usize, deliveries: usize) -> Result<(f64, f64)> {
+/// The package `webhook` as it is when nothing is asked of it: it answers before the command runs, which does nothing.
+async fn plain(dir: &Path) -> Result<(String, Process)> {
+    let port = free_port()?;
+    let hooks = dir.join("hooks.json");
+    fs::write(&hooks, json!([{"id": "bench", "execute-command": "/bin/true"}]).to_string())?;
+    let mut command = tools::command(tools::program("webhook")?);
+    command.arg("-hooks").arg(hooks).args(["-ip", "127.0.0.1", "-port", &port.to_string()]);
+    let mut process = Process::start("webhook", dir, command)?;
+    wait_for("webhook to answer", Duration::from_secs(20), async || {
+        process.check_alive()?;
+        http::get(&format!("http://127.0.0.1:{port}/")).await
+    })
+    .await?;
+    Ok((format!("http://127.0.0.1:{port}/hooks/bench"), process))
+}
+
+/// What bounds everything that is durable: one block, written over in place and flushed.
+fn flush(dir: &Path) -> Result<Row> {
+    const TIMES: usize = 200;
+    let mut file = File::create(dir.join("flush"))?;
+    let block = [0x5a; 4096];
+    let mut times = Vec::new();
+    for _ in 0..TIMES {
+        file.rewind()?;
+        file.write_all(&block)?;
+        let begun = Instant::now();
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    Ok(Row::new(
+        "A flush of the disk with the remediator's state (fdatasync of 4 KiB)",
+        quantiles(&mut times),
+    ))
+}
+
+/// One delivery that is as large as Alertmanager makes none by itself.
+async fn huge(remediator: &Remediator, url: &str) -> Result<[Row; 2]> {
+    const ALERTS: usize = 10_000;
+    is_idle(remediator).await?;
+    let pid = remediator.process().id();
+    let before = memory_mib(pid, "VmRSS")?;
+    let body = delivery(0, ALERTS).to_string();
+    let start = Instant::now();
+    post(&http::client()?, url, &body).await?;
+    let took = start.elapsed().as_secs_f64() * 1000.0;
+    is_idle(remediator).await?;
+    let (after, most) = (memory_mib(pid, "VmRSS")?, memory_mib(pid, "VmHWM")?);
+    #[expect(clippy::cast_precision_loss)]
+    let megabytes = body.len() as f64 / 1e6;
+    let what = format!("One delivery of {ALERTS} alerts ({megabytes:.1} MB), accepted");
+    let accepted = Row::new(what, ms(took));
+    let memory = Row::new(
+        "Resident memory before it, at most, and when all of it is decided",
+        format!("{}, {}, {} MiB", short(before), short(most), short(after)),
+    );
+    Ok([accepted.at_most(took, 1000.0, "ms"), memory.at_most(after, (before * 1.1).ceil(), "MiB")])
+}
+
+/// Waits until everything that was accepted is decided.
+pub(crate) async fn is_idle(remediator: &Remediator) -> Result<()> {
+    wait_for("all to be decided", Duration::from_secs(300), async || {
+        let depth = remediator.scrape().await?.value("evenkeel_remediator_queue_depth", &[]);
+        let depth = depth.context("no depth of the queue")?;
+        ensure!(depth < 0.5, "{depth} are open");
+        Ok(())
+    })
+    .await
+}
+
+/// Deliveries per second and how long each took.
+async fn load(url: &str, alerts: usize, deliveries: usize) -> Result<(f64, Vec<Duration>)> {
     let start = Instant::now();
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
@@ -83,7 +170,7 @@ async fn load(url: &str, alerts: usize, deliveries: usize) -> Result<(f64, f64)>
     }
     #[expect(clippy::cast_precision_loss)]
     let rate = times.len() as f64 / start.elapsed().as_secs_f64();
-    Ok((rate, quantile(&mut times, 0.99)))
+    Ok((rate, times))
 }
 
 async fn post(client: &Client, url: &str, body: &str) -> Result<()> {

@@ -154,21 +154,27 @@ impl SystemdHost {
         self.systemctl(&["show", "--value", "--property", property, unit]).await
     }
 
+    /// What systemd and a unit wrote about it, or about all units of a pattern: the entries of the journal as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub async fn journal(&self, unit: &str) -> Result<Vec<Value>> {
+        let read = "journalctl --sync && exec journalctl --no-pager --output=json --unit=\"$1\"";
+        let lines = self.exec(&["sh", "-c", read, "sh", unit]).await?;
+        lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
     /// How often a unit was started, by systemd's own journal: each start has an invocation of its own.
     ///
     /// # Errors
     ///
     /// When the journal cannot be read.
     pub async fn starts(&self, unit: &str) -> Result<usize> {
-        let read = "journalctl --sync && exec journalctl --no-pager --output=json --unit=\"$1\"";
-        let lines = self.exec(&["sh", "-c", read, "sh", unit]).await?;
-        let mut invocations = BTreeSet::new();
-        for line in lines.lines() {
-            let entry: Value = serde_json::from_str(line)?;
-            // Systemd's own lines about the unit; those that the unit wrote have another field.
-            invocations.extend(entry["INVOCATION_ID"].as_str().map(str::to_owned));
-        }
-        Ok(invocations.len())
+        let journal = self.journal(unit).await?;
+        // Systemd's own lines about the unit; those that the unit wrote have another field.
+        let invocations = journal.iter().filter_map(|entry| entry["INVOCATION_ID"].as_str());
+        Ok(invocations.collect::<BTreeSet<_>>().len())
     }
 
     /// Asks a server on the host's own loopback, and returns its answer with status line and headers.
