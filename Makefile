@@ -74,6 +74,13 @@ unit: ## unit and in-process tests: neither root nor Docker
 		$(cargo) test --workspace --no-fail-fast; \
 	fi
 
+# So many random schedules; `make unit` runs 10,000 of them.
+schedules ?= 100000
+
+.PHONY: test-long
+test-long: ## the remediator through random schedules of alerts, deaths and clocks; schedules=100000
+	SCHEDULES=$(schedules) $(cargo) test --package evenkeel-remediator --lib -- schedules:: --nocapture
+
 # As long as this for each parser. `make unit` gives them a second each.
 fuzz_seconds ?= 20
 

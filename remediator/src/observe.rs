@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admission::gates::Conditions,
+    helper,
     target::{Kind, Target},
 };
 
@@ -201,6 +202,15 @@ pub trait Eyes: Send + Sync {
 
     /// One look round for what speaks against acting at all, bounded in time.
     fn conditions(&self) -> BoxFuture<'_, Conditions>;
+
+    /// What fills a filesystem that a rule is about: at most so many folders and files with their bytes, the largest
+    /// first, bounded in time.
+    fn largest<'a>(
+        &'a self,
+        rule: &'a str,
+        mount_point: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Vec<(PathBuf, u64)>>;
 }
 
 /// How long one look may take. A host in trouble answers slowly; a hung one not at all.
@@ -305,6 +315,15 @@ impl Host {
 }
 
 impl Eyes for Host {
+    fn largest<'a>(
+        &'a self,
+        rule: &'a str,
+        mount_point: &'a str,
+        most: usize,
+    ) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
+        Box::pin(helper::largest(self, rule, mount_point, most))
+    }
+
     fn dependents<'a>(
         &'a self,
         target: &'a Target,

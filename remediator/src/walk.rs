@@ -150,6 +150,11 @@ impl Walker {
         for step in self.journal.steps(remediation.id).await?.iter().filter(|step| step.class.acts()) {
             match step.state {
                 StepState::Done | StepState::Failed | StepState::Unknown => way.did(step),
+                // Behind it for good; what is ahead is judged anew.
+                StepState::Skipped if step.position < remediation.step => {
+                    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                    way.left_out(&step.action, step.class, &text(&step.reason), &text(&step.detail));
+                }
                 _ => {}
             }
         }

@@ -115,11 +115,13 @@ impl Worker {
             let now = Instant::now();
             let next =
                 self.waiting.values().copied().filter(|at| *at > now).chain([retain, now + PAUSE]).min();
+            // In a fixed order, so that what happened can be played again.
             look = tokio::select! {
-                () = self.bell.rung.notified() => true,
-                Some(ended) = self.walks.join_next_with_id() => self.ended(ended)?,
-                () = sleep_until(next.unwrap_or(retain)) => true,
+                biased;
                 () = stop.cancelled() => false,
+                Some(ended) = self.walks.join_next_with_id() => self.ended(ended)?,
+                () = self.bell.rung.notified() => true,
+                () = sleep_until(next.unwrap_or(retain)) => true,
             };
         }
         let drained = timeout(DRAIN, async { while self.walks.join_next().await.is_some() {} }).await;

@@ -12,12 +12,14 @@ use tokio::sync::Notify;
 pub(crate) struct Fuse {
     left: Arc<AtomicUsize>,
     blown: Arc<Notify>,
+    /// Whether changes are made by a thread, which a paused clock does not see.
+    threaded: bool,
 }
 
 impl Default for Fuse {
     /// One that never ends.
     fn default() -> Self {
-        Self { left: Arc::new(AtomicUsize::new(usize::MAX)), blown: Arc::default() }
+        Self { left: Arc::new(AtomicUsize::new(usize::MAX)), blown: Arc::default(), threaded: true }
     }
 }
 
@@ -36,6 +38,16 @@ impl Fuse {
         }
     }
 
+    /// One for a journal whose writer is a task of the same runtime.
+    pub(super) fn of_a_task() -> Self {
+        Self { threaded: false, ..Self::default() }
+    }
+
+    /// Holds the paused clock as long as this lives.
+    pub(super) fn standstill(&self) -> Option<Standstill> {
+        self.threaded.then(standstill)
+    }
+
     /// Returns when it has ended.
     pub(crate) async fn blown(&self) {
         self.blown.notified().await;
@@ -48,7 +60,7 @@ pub(super) struct Standstill {
     _ends_it: std::sync::mpsc::Sender<()>,
 }
 
-pub(super) fn standstill() -> Standstill {
+fn standstill() -> Standstill {
     let (ends_it, ended) = std::sync::mpsc::channel();
     drop(tokio::task::spawn_blocking(move || ended.recv()));
     Standstill { _ends_it: ends_it }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 pub(crate) mod fuse;
 mod held;
+#[cfg(test)]
+pub(crate) mod memory;
 mod outbox;
 mod people;
 mod query;
@@ -150,7 +152,7 @@ impl Journal {
         #[cfg(test)]
         self.fuse.burn().await;
         #[cfg(test)]
-        let standstill = fuse::standstill();
+        let standstill = self.fuse.standstill();
         self.changes.send(job(change, answer)).await.map_err(|_| Error::Closed)?;
         let answered = answered.await;
         #[cfg(test)]
@@ -167,7 +169,7 @@ impl Journal {
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         #[cfg(test)]
-        let _standstill = fuse::standstill();
+        let _standstill = self.fuse.standstill();
         self.changes.try_send(job(change, answer)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Full,
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
@@ -209,33 +211,38 @@ fn savepoint<T>(
 /// The writer thread: takes what waits, commits it together, answers.
 fn write(connection: &Connection, mut queue: mpsc::Receiver<Change>) {
     while let Some(first) = queue.blocking_recv() {
-        let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
-        let mut lost = false;
-        let mut replies = Vec::new();
-        let mut next = Some(first);
-        while let Some(change) = next {
-            replies.push(change(begun.as_ref().map(|()| connection).map_err(|text| failure(text))));
-            // Without a transaction each further change would be committed for itself, whatever it is told.
-            lost = begun.is_ok() && connection.is_autocommit();
-            next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
+        commit(connection, first, &mut queue);
+    }
+}
+
+/// One commit: the first change and what has been queued behind it meanwhile.
+fn commit(connection: &Connection, first: Change, queue: &mut mpsc::Receiver<Change>) {
+    let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
+    let mut lost = false;
+    let mut replies = Vec::new();
+    let mut next = Some(first);
+    while let Some(change) = next {
+        replies.push(change(begun.as_ref().map(|()| connection).map_err(|text| failure(text))));
+        // Without a transaction each further change would be committed for itself, whatever it is told.
+        lost = begun.is_ok() && connection.is_autocommit();
+        next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
+    }
+    let committed = match &begun {
+        Ok(()) if lost => {
+            Err("a change failed in a way that undid all that shared its transaction".to_owned())
         }
-        let committed = match &begun {
-            Ok(()) if lost => {
-                Err("a change failed in a way that undid all that shared its transaction".to_owned())
-            }
-            Ok(()) => connection.execute_batch("COMMIT").map_err(|error| error.to_string()),
-            Err(text) => Err(text.clone()),
-        };
-        if let Err(error) = &committed {
-            tracing::error!(error, changes = replies.len(), "the state could not be written");
-            // After a failed commit the transaction may still be open.
-            if !connection.is_autocommit() {
-                drop(connection.execute_batch("ROLLBACK"));
-            }
+        Ok(()) => connection.execute_batch("COMMIT").map_err(|error| error.to_string()),
+        Err(text) => Err(text.clone()),
+    };
+    if let Err(error) = &committed {
+        tracing::error!(error, changes = replies.len(), "the state could not be written");
+        // After a failed commit the transaction may still be open.
+        if !connection.is_autocommit() {
+            drop(connection.execute_batch("ROLLBACK"));
         }
-        for reply in replies {
-            reply(committed.clone().map_err(|text| failure(&text)));
-        }
+    }
+    for reply in replies {
+        reply(committed.clone().map_err(|text| failure(&text)));
     }
 }
 

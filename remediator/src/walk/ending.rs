@@ -9,7 +9,6 @@ use crate::{
     admission::{Reason, Refusal},
     assess::Stop,
     clock::rfc3339,
-    helper,
     journal::{End, Error, Letter, Record, StepRecord, Write},
     notify::{Notice, Occasion},
     observe::Observation,
@@ -176,7 +175,7 @@ impl Walker {
 
     /// The answer to "what fills this disk", as a clause; empty when it could not be told.
     async fn what_fills(&self, rule: &str, mount_point: &str) -> String {
-        let largest = helper::largest(&self.assessor.host, rule, mount_point, 3).await;
+        let largest = self.assessor.eyes.largest(rule, mount_point, 3).await;
         let entries: Vec<String> = largest
             .iter()
             .map(|(path, bytes)| format!("{} {}", path.display(), format_bytes(*bytes)))

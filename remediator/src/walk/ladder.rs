@@ -56,9 +56,14 @@ pub(super) struct Way {
 
 impl Way {
     pub(super) fn skipped(&mut self, step: &Step, reason: &str, detail: &str) {
+        self.left_out(step.0.name(), step.0.class(), reason, detail);
+    }
+
+    /// The same for a step that is only on record.
+    pub(super) fn left_out(&mut self, action: &str, class: Class, reason: &str, detail: &str) {
         let is_first = |skip: &(String, String)| would_not_help(&skip.0) && !would_not_help(reason);
-        if step.0.class().acts() && self.first_skip.as_ref().is_none_or(is_first) {
-            self.first_skip = Some((reason.to_owned(), format!("{}: {detail}", step.0.name())));
+        if class.acts() && self.first_skip.as_ref().is_none_or(is_first) {
+            self.first_skip = Some((reason.to_owned(), format!("{action}: {detail}")));
         }
     }
 
@@ -446,8 +451,9 @@ impl Walker {
                 Verdict::Wait => {}
             }
             tokio::select! {
-                () = sleep(self.pace) => {}
+                biased;
                 () = self.stop.cancelled() => return Effect::Left,
+                () = sleep(self.pace) => {}
             }
         }
     }

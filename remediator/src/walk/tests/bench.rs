@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -144,6 +145,10 @@ impl World {
 }
 
 impl Eyes for World {
+    fn largest<'a>(&'a self, _: &'a str, _: &'a str, _: usize) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
+        Box::pin(async { Vec::new() })
+    }
+
     fn dependents<'a>(&'a self, _: &'a Target, _: usize) -> BoxFuture<'a, Result<Vec<String>, Unseen>> {
         let dependents = self.state().dependents.clone();
         Box::pin(async move { Ok(dependents) })
@@ -606,7 +611,6 @@ impl Bench {
         };
         self.start(journal);
     }
-
     /// The whole host starts again.
     pub(super) fn reboot(&mut self, wall_clock_by_ms: i64) {
         {

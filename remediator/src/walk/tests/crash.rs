@@ -12,7 +12,7 @@ use crate::{
     admission::Scope,
     journal::{Phase, Record, StepState},
     outcome::Outcome,
-    policy::Class,
+    policy::{Class, Deletion},
     walk::Next,
 };
 
@@ -303,6 +303,30 @@ async fn a_death_while_observing_costs_no_report() {
         let scope = Scope::RuleTarget(rule.to_owned(), format!("unit {target}"));
         let starts = bench.reader().budget(&scope, &["9/24h".parse().unwrap()]).unwrap().starts.len();
         assert_eq!(starts, 1, "death at {moment}");
+        if lived {
+            return;
+        }
+    }
+}
+
+/// Taken up again behind a step that was left out, it still says why.
+#[tokio::test(start_paused = true)]
+async fn a_death_does_not_hide_why_nothing_was_done() {
+    for moment in 0..ENOUGH {
+        let mut bench = Bench::under("policy: {mode: auto, deletion: data}", &[disk_rule("disk", "")]);
+        bench.config.deletion = Deletion::None;
+        let prune = bench.fake("prune", Class::D1, Does::Leave(0.5));
+        let report = bench.fake("report", Class::S0, Does::Nothing);
+        bench.steps("disk", [prune, report]);
+        bench.world.show(DISK, disk(0.9));
+        bench.alert("disk", DISK).await;
+        bench.journal().fuse.set(moment);
+        let lived = lives(&bench).await;
+        bench.restart();
+        bench.drive().await;
+        let record = bench.last();
+        let ended = (record.outcome, record.reason.as_deref());
+        assert_eq!(ended, (Some(Outcome::Blocked), Some("policy")), "death at {moment}");
         if lived {
             return;
         }
