@@ -2,7 +2,13 @@
 
 use std::{fmt::Write, time::SystemTime};
 
-use evenkeel_host::build;
+use evenkeel_host::{
+    build,
+    web::{
+        Response,
+        page::{self, Escaped},
+    },
+};
 
 use crate::scrape::Status;
 
@@ -10,46 +16,33 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;mar
 table{border-collapse:collapse}td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}\
 .bad{color:#b00020}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#8ab4f8}.bad{color:#f28b82}}";
 
-/// The page as HTML.
-pub(crate) fn page(telemetry_path: &str, collectors: &[Status]) -> String {
+/// The page.
+pub(crate) fn page(telemetry_path: &str, collectors: &[Status]) -> Response {
+    page::respond("evenkeel-exporter", STYLE, &body(telemetry_path, collectors))
+}
+
+fn body(telemetry_path: &str, collectors: &[Status]) -> String {
     let mut rows = String::new();
     for status in collectors {
         let (class, words, when) = match &status.last {
-            None => ("", "not asked yet".to_owned(), String::new()),
+            None => ("", Escaped("not asked yet"), String::new()),
             Some(last) => {
                 let age = SystemTime::now().duration_since(last.at).unwrap_or_default().as_secs();
                 let class = if last.success { "" } else { " class=\"bad\"" };
-                (class, escape(&last.words), format!("{:.3} s, {age} s ago", last.took.as_secs_f64()))
+                (class, Escaped(&last.words), format!("{:.3} s, {age} s ago", last.took.as_secs_f64()))
             }
         };
         // Writing to a string never fails.
         let _ = writeln!(rows, "<tr><td>{}</td><td{class}>{words}</td><td>{when}</td></tr>", status.name);
     }
-    let path = escape(telemetry_path);
+    let path = Escaped(telemetry_path);
     let (version, revision) = (build::VERSION, build::REVISION);
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>evenkeel-exporter</title>\
-         <style>{STYLE}</style></head>\n<body>\n<h1>evenkeel-exporter</h1>\n\
+        "<h1>evenkeel-exporter</h1>\n\
          <p>Publishes the truth about this host. Version {version}, revision {revision}.</p>\n\
          <p><a href=\"{path}\">Metrics</a> · <a href=\"/-/healthy\">Healthy</a> · <a href=\"/-/ready\">Ready</a></p>\n\
-         <h2>Collectors</h2>\n<table>\n<tr><th>Collector</th><th>Last look</th><th>Took</th></tr>\n{rows}</table>\n\
-         </body>\n</html>\n"
+         <h2>Collectors</h2>\n<table>\n<tr><th>Collector</th><th>Last look</th><th>Took</th></tr>\n{rows}</table>\n"
     )
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -63,7 +56,7 @@ mod tests {
     fn what_sources_say_stays_text() {
         let words = "<script>alert(\"x\")</script> & 'more'".to_owned();
         let last = Last { success: false, words, took: Duration::from_millis(12), at: SystemTime::now() };
-        let page = page(
+        let page = body(
             "/metrics",
             &[Status { name: "docker", last: Some(last) }, Status { name: "redis", last: None }],
         );

@@ -41,7 +41,7 @@ pub async fn handle(app: Arc<App>, request: Request) -> Response {
     }
     match path {
         _ if is_metrics => metrics(&app, &request, arrival).await,
-        "/" => reply::html(StatusCode::OK, landing::page(&app.telemetry_path, &app.scraper.status())),
+        "/" => landing::page(&app.telemetry_path, &app.scraper.status()),
         "/-/healthy" => reply::text(StatusCode::OK, "healthy\n"),
         _ => reply::text(StatusCode::OK, "ready\n"),
     }

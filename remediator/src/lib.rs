@@ -23,6 +23,7 @@ pub mod notify;
 pub mod observe;
 pub mod outcome;
 mod outgoing;
+mod page;
 pub mod pattern;
 pub mod policy;
 pub mod reconcile;

@@ -150,6 +150,12 @@ impl Metrics {
         }
     }
 
+    /// Whether the last reading of the configuration was good, and when the one in force was read, in seconds since
+    /// 1970.
+    pub(crate) fn reloads(&self) -> (bool, i64) {
+        (self.0.reload_succeeded.get() == 1, self.0.reload_at.get())
+    }
+
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn notifications(&self, result: Delivery) -> u64 {

@@ -1,7 +1,8 @@
 //! The routes: the webhook, the metrics, health. Answers at once; nothing that a request starts is waited for.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use evenkeel_host::{
     config::Secret,
     metrics::Block,
@@ -20,13 +21,14 @@ use crate::{
     control::{self, Control},
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
+    page::{self, Facts},
     webhook::{BODY_MAX, Delivery, Meaning},
     worker::Bell,
 };
 
 /// Room for bodies that are being read and taken at the same time, in MiB.
 const BODIES: u32 = 64;
-/// Looks into the journal for the metrics at the same time; a disk that hangs must not gather a thread a scrape.
+/// Looks into the journal for the metrics at the same time, and as many for the page; a disk that hangs must not gather a thread a scrape.
 const LOOKS: usize = 2;
 
 /// What keeps requests from taking more than there is. Cloning shares it.
@@ -34,11 +36,13 @@ const LOOKS: usize = 2;
 pub struct Room {
     bodies: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { bodies: Arc::new(Semaphore::new(BODIES as usize)), looks: Arc::new(Semaphore::new(LOOKS)) }
+        let room = |places| Arc::new(Semaphore::new(places));
+        Self { bodies: room(BODIES as usize), looks: room(LOOKS), pages: room(LOOKS) }
     }
 }
 
@@ -87,6 +91,9 @@ impl Server {
     /// Answers one request.
     pub async fn answer(self, request: Request, caller: Caller) -> Response {
         let path = request.uri().path();
+        if path == "/" && matches!(*request.method(), Method::GET | Method::HEAD) {
+            return self.page(request.headers(), &caller).await;
+        }
         if is_stranger(&self.config().access, &caller) && !caller.peer.is_local() {
             return unauthorized();
         }
@@ -96,7 +103,6 @@ impl Server {
                 self.metrics.request(response.status().as_u16());
                 response
             }
-            ("", &Method::GET | &Method::HEAD) => reply::html(StatusCode::OK, LANDING),
             ("", _) => reply::method_not_allowed("GET, HEAD, POST"),
             ("/metrics", &Method::GET | &Method::HEAD) => self.exposition(request.headers()).await,
             ("/-/healthy", &Method::GET | &Method::HEAD) => reply::text(StatusCode::OK, "healthy\n"),
@@ -237,6 +243,42 @@ impl Server {
         Exposition::new(blocks).respond(headers)
     }
 
+    /// The status page, for whoever may send alerts or give orders: it says more of the host than its metrics do.
+    async fn page(&self, headers: &HeaderMap, caller: &Caller) -> Response {
+        let config = self.config();
+        let access = &config.access;
+        let by_password = password(headers).is_some_and(|token| {
+            is_one_of(&access.tokens, &token) || is_one_of(&access.write_tokens, &token)
+        });
+        if is_stranger(access, caller) && !by_password {
+            return browser_unauthorized();
+        }
+        let Ok(turn) = Arc::clone(&self.room.pages).try_acquire_owned() else {
+            return reply::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the page is being made for others: try again\n",
+            );
+        };
+        let server = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            Facts::read(&server.config(), &server.journal.reader()?, &server.clock)
+        });
+        let unread = |error: &dyn fmt::Display| {
+            tracing::error!(%error, "the state cannot be read for the page");
+            reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the state cannot be read: the log says why\n")
+        };
+        match read.await {
+            Ok(Ok(facts)) => {
+                let (succeeded, seconds) = self.metrics.reloads();
+                let reloads = page::Reloads { succeeded, at_ms: seconds.saturating_mul(1000) };
+                page::respond(&config, &facts, reloads)
+            }
+            Ok(Err(error)) => unread(&error),
+            Err(error) => unread(&error),
+        }
+    }
+
     fn ready(&self) -> Response {
         if self.stop.is_cancelled() || !self.journal.has_room() {
             reply::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
@@ -260,11 +302,35 @@ fn authorized(tokens: &[Secret], headers: &HeaderMap) -> bool {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => return false,
     };
+    is_one_of(tokens, given)
+}
+
+fn is_one_of(tokens: &[Secret], given: &str) -> bool {
     tokens
         .iter()
         .map(|token| token.expose().as_bytes().ct_eq(given.as_bytes()))
         .fold(subtle::Choice::from(0), |any, one| any | one)
         .into()
+}
+
+/// The password of basic authentication: the only way that a browser has to show a token. Good for looking alone, since
+/// it also sends it along when another site has it call an address here.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, login) = given.split_once(' ')?;
+    let login = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(login.trim()))?.ok()?;
+    String::from_utf8(login).ok()?.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// Has a browser ask.
+fn browser_unauthorized() -> Response {
+    let mut response = reply::text(
+        StatusCode::UNAUTHORIZED,
+        "the status page asks for a token of `server.bearer_token_files`: any user name, the token as password\n",
+    );
+    let challenge = header::HeaderValue::from_static("Basic realm=\"evenkeel: the token as password\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
 }
 
 fn unauthorized() -> Response {
@@ -278,14 +344,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
-
-const LANDING: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>evenkeel-remediator</title>
-<h1>evenkeel-remediator</h1>
-<p>Alertmanager posts to <code>/api/v1/alerts</code>. <a href=/metrics>Metrics</a>, <a href=/-/healthy>health</a>, \
-<a href=/-/ready>readiness</a>.
-<p>On this host: <code>evenkeel-remediator status</code>, <code>history</code>, <code>explain RULE TARGET</code>.
-</html>
-";
 
 #[cfg(test)]
 mod tests {

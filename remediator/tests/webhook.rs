@@ -351,6 +351,38 @@ async fn other_methods_and_paths_are_told_so() {
     receiver.stop().await;
 }
 
+/// What an alert says is on the page, as text; the page is for whoever may send alerts, a browser shows the token as a
+/// password.
+#[tokio::test]
+async fn the_status_page_is_for_those_who_are_let_in_and_shows_names_as_text() {
+    let receiver = Receiver::start().await;
+    let hostile = "/no/such/<script>alert(1)<_script>&\"'";
+    let answer = receiver.post(delivery(&[alert("firing", hostile)])).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let ask = || receiver.client.get(receiver.url("/"));
+    for stranger in [ask(), ask().basic_auth("x", Some("wrong")), ask().basic_auth(TOKEN, Some(""))] {
+        let answer = stranger.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Basic "));
+        assert!(!answer.text().await.unwrap().contains("disk-high"));
+    }
+    for friend in [ask().bearer_auth(TOKEN), ask().basic_auth("anybody", Some(NEXT_TOKEN))] {
+        let answer = friend.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let page = answer.text().await.unwrap();
+        let shown = "filesystem /no/such/&lt;script&gt;alert(1)&lt;_script&gt;&amp;&quot;&#39;";
+        assert!(page.contains(shown) && !page.contains("<script"), "{page}");
+        assert!(!page.contains(TOKEN) && !page.contains(NEXT_TOKEN), "{page}");
+    }
+    // A password opens the page, and nothing that has an effect.
+    let delivered = receiver.client.post(receiver.url("/api/v1/alerts")).basic_auth("x", Some(TOKEN));
+    assert_eq!(delivered.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    receiver.stop().await;
+}
+
 /// Announces a body of so many bytes, sends none of it, and answers with all that comes back: a client that sends may
 /// see its own broken pipe instead.
 async fn announced(address: &str, length: usize) -> String {

@@ -7,6 +7,7 @@ mod connection;
 pub mod exposition;
 mod guard;
 mod listener;
+pub mod page;
 pub mod reply;
 mod security;
 mod serve;

@@ -3,7 +3,7 @@
 use hyper::body::Bytes;
 use hyper::{
     StatusCode,
-    header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
 
@@ -12,15 +12,6 @@ use super::{Body, Response};
 /// Plain text.
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     with_type(status, "text/plain; charset=utf-8", body.into())
-}
-
-/// A page of our own: it may style itself, and neither load nor run anything.
-pub fn html(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    let mut response = with_type(status, "text/html; charset=utf-8", body.into());
-    let policy =
-        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
-    response
 }
 
 /// A JSON document. What cannot be serialized (a map with keys that are no texts) becomes a 500.

@@ -82,6 +82,22 @@ impl Reader {
         Ok(records(&self.db, "WHERE outcome IS NULL ORDER BY id", params![])?)
     }
 
+    /// Remediations that have no outcome yet, oldest first, at most so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn oldest_open(&self, most: u32) -> Result<Vec<Record>, Error> {
+        Ok(records(&self.db, "WHERE outcome IS NULL ORDER BY id LIMIT ?1", params![most])?)
+    }
+
+    /// Remediations that have an outcome, newest first, at most so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn newest_ended(&self, most: u32) -> Result<Vec<Record>, Error> {
+        Ok(records(&self.db, "WHERE outcome IS NOT NULL ORDER BY id DESC LIMIT ?1", params![most])?)
+    }
+
     /// How many remediations are open, and when the oldest alert among them came.
     ///
     /// # Errors
