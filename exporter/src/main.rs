@@ -6,6 +6,7 @@ use std::{
     fmt,
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -29,6 +30,9 @@ const EXIT_USAGE: u8 = 64;
 /// Enough for hundreds of scrapes a second. One for each core, as would be usual, gives each of them an allocator's arena
 /// of its own, and on a large machine an exporter that does nothing takes memory by the core.
 const WORKERS: usize = 2;
+/// How long a thread for reading files waits for the next: longer than from one scrape to the next, or each would start
+/// anew.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let names: Vec<&'static str> = collectors::ALL.iter().map(|entry| entry.name).collect();
@@ -78,6 +82,7 @@ fn start(arguments: Arguments, config: Config, security: Security) -> anyhow::Re
     let inherited = arguments.systemd_socket.then(Inherited::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()
         .context("cannot start the worker threads")?;

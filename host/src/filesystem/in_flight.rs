@@ -5,7 +5,6 @@ use std::{
     fmt, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::ProbeError;
+use super::{ProbeError, threads::hand_over};
 
 /// Threads at once. Each stuck mount holds one, for as long as it is stuck: it can neither be killed nor left.
 const MOST: usize = 32;
@@ -102,8 +101,6 @@ impl<T> Drop for Asking<T> {
 impl<T: Clone + Send + 'static> InFlight<T> {
     /// The outcome of `call`, run on a thread of its own; or of the one that is already under way for this subject. A
     /// subject that is known to be stuck is not waited for again until its call returns.
-    ///
-    /// Not `spawn_blocking`: a runtime that shuts down waits for its blocking tasks, for a plain thread it does not.
     pub(super) async fn run(
         &self,
         subject: Arc<Path>,
@@ -118,7 +115,7 @@ impl<T: Clone + Send + 'static> InFlight<T> {
             Claim::Mine(_) if self.is_full(1) => return Err(ProbeError::TooMany),
             Claim::Mine(asking) => {
                 let (tell, outcome) = oneshot::channel();
-                start_thread(move || drop(tell.send(asking.tell(call()))))?;
+                hand_over(move || drop(tell.send(asking.tell(call()))))?;
                 outcome
             }
         };
@@ -188,12 +185,6 @@ impl<T> InFlight<T> {
 /// By their bytes: comparing paths part by part costs more than asking the kernel.
 fn is_same(one: &Path, other: &Path) -> bool {
     one.as_os_str() == other.as_os_str()
-}
-
-/// A thread that may block for as long as it likes.
-pub(super) fn start_thread(work: impl FnOnce() + Send + 'static) -> Result<(), ProbeError> {
-    let thread = thread::Builder::new().name("probe".into()).stack_size(128 * 1024);
-    thread.spawn(work).map(drop).map_err(ProbeError::Thread)
 }
 
 /// `io::Error` cannot be cloned; its code says all that there is to say.

@@ -10,6 +10,7 @@ mod largest;
 mod mountinfo;
 mod probe;
 mod round;
+mod threads;
 
 use std::{io, path::Path};
 

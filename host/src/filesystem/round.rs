@@ -15,7 +15,8 @@ use tokio::{
 
 use super::{
     ProbeError,
-    in_flight::{Awaited, Claim, InFlight, Outcome, result, start_thread},
+    in_flight::{Awaited, Claim, InFlight, Outcome, result},
+    threads::hand_over,
 };
 
 /// How long nothing moves before another thread takes over. Too short only costs a thread, and too long is what every
@@ -111,7 +112,7 @@ where
 
     fn start_thread(self: &Arc<Self>) -> Result<(), ProbeError> {
         let round = Arc::clone(self);
-        start_thread(move || round.work())
+        hand_over(move || round.work())
     }
 
     /// Asks until nothing is left.
