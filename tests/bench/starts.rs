@@ -15,6 +15,7 @@ use evenkeel_tests::{
     systemd_host::SystemdHost,
     wait::wait_for,
 };
+use reqwest::Client;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tokio::{
@@ -28,6 +29,8 @@ use crate::{
     webhook::is_idle,
 };
 
+/// Connections that alerts come over.
+const SENDERS: u32 = 8;
 /// Alerts about as many failed units, in one second,
 const FLOOD: u32 = 500;
 /// of which so many may be restarted in an hour.
@@ -99,16 +102,20 @@ async fn flood(host: &SystemdHost) -> Result<Vec<Row>> {
     let remediator = remediator(host, BUDGET).await?;
     let before = host.starts("flood@*.service").await?;
     let begun = Instant::now();
-    let mut deliveries = JoinSet::new();
-    for number in 0..FLOOD {
-        let (url, due) = (remediator.url(), begun + Duration::from_secs(1) / FLOOD * number);
-        deliveries.spawn(async move {
-            sleep_until(due.into()).await;
-            deliver(&url, &format!("flood@{number}.service")).await
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let url = remediator.url();
+        senders.spawn(async move {
+            let client = http::client()?;
+            for number in (sender..FLOOD).step_by(SENDERS as usize) {
+                sleep_until((begun + Duration::from_secs(1) / FLOOD * number).into()).await;
+                deliver(&client, &url, &format!("flood@{number}.service")).await?;
+            }
+            anyhow::Ok(())
         });
     }
-    while let Some(delivered) = deliveries.join_next().await {
-        delivered??;
+    while let Some(sent) = senders.join_next().await {
+        sent??;
     }
     let delivered = begun.elapsed();
     is_idle(&remediator).await?;
@@ -128,11 +135,12 @@ async fn flood(host: &SystemdHost) -> Result<Vec<Row>> {
 /// From sending the delivery until systemd begins, which says itself when that was. The probe is in it.
 async fn latency(host: &SystemdHost) -> Result<Row> {
     let remediator = remediator(host, 10 * TIMED).await?;
+    let client = http::client()?;
     let mut times = Vec::new();
     for number in 0..TIMED {
         let unit = format!("timed@{number}.service");
         let sent = clock_gettime(ClockId::Monotonic);
-        deliver(&remediator.url(), &unit).await?;
+        deliver(&client, &remediator.url(), &unit).await?;
         // It is verified for a second; until then nobody else asks anything.
         sleep(Duration::from_secs(1)).await;
         is_idle(&remediator).await?;
@@ -149,7 +157,7 @@ async fn latency(host: &SystemdHost) -> Result<Row> {
     Ok(row.at_most(late, SOON, "ms"))
 }
 
-async fn deliver(remediator: &str, unit: &str) -> Result<()> {
+async fn deliver(client: &Client, remediator: &str, unit: &str) -> Result<()> {
     let body = json!({
         "version": "4", "status": "firing", "groupKey": "{}", "groupLabels": {}, "commonLabels": {},
         "alerts": [{
@@ -157,5 +165,6 @@ async fn deliver(remediator: &str, unit: &str) -> Result<()> {
             "labels": {"alertname": "Bench", "name": unit, "host": "bench"},
         }],
     });
-    http::post_json(&format!("{remediator}/api/v1/alerts"), &body).await.map(drop)
+    client.post(format!("{remediator}/api/v1/alerts")).json(&body).send().await?.error_for_status()?;
+    Ok(())
 }

@@ -48,15 +48,13 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
         is_idle(&remediator).await?;
         let (plain_rate, mut plain_times) = load(&plain_url, alerts, deliveries).await?;
         let what = format!("Deliveries accepted durably, {alerts} alert(s) each, {SENDERS} connections");
-        let row = Row::new(what, format!("{rate:.0}/s, {}", quantiles(&mut times)));
         let beside =
             format!("webhook, which keeps nothing: {plain_rate:.0}/s, {}", quantiles(&mut plain_times));
-        let row = row.beside(beside);
+        let row = Row::new(what, format!("{rate:.0}/s")).beside(beside);
+        rows.push(row.at_least(rate, plain_rate.round(), "/s"));
+        let row = Row::new("Of these, until the answer", quantiles(&mut times));
         let late = quantile(&mut times, 0.99);
-        rows.push(match alerts {
-            1000 => row.must("≥ webhook's rate", rate >= plain_rate),
-            _ => row.must("≥ webhook's rate, p99 ≤ 100 ms", rate >= plain_rate && late <= ANSWERED),
-        });
+        rows.push(if alerts < 1000 { row.at_most(late, ANSWERED, "ms") } else { row });
     }
     rows.push(Row::new("Remediator binary", format!("{:.1} MiB", size_mib("evenkeel-remediator")?)));
     Ok(rows)

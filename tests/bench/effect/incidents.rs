@@ -38,12 +38,12 @@ pub(super) enum Incident {
     Duplicates,
     SlowReceiver,
     FalseResolved,
+    Crash,
     Flapping,
     Hopeless,
     NothingToPrune,
     BrokenHealthcheck,
     Storm,
-    Crash,
     DiskFull,
 }
 
@@ -52,12 +52,12 @@ impl Incident {
         Self::Duplicates,
         Self::SlowReceiver,
         Self::FalseResolved,
+        Self::Crash,
         Self::Flapping,
         Self::Hopeless,
         Self::NothingToPrune,
         Self::BrokenHealthcheck,
         Self::Storm,
-        Self::Crash,
         Self::DiskFull,
     ];
 
