@@ -118,7 +118,7 @@ impl Assessor {
             rule: rule.name.clone(),
             target: sight.target.clone(),
             seen: sight.seen.clone(),
-            deficit_bytes: rule.deficit(&sight.seen),
+            done_below: rule.done_below(),
         }
     }
 

@@ -68,7 +68,7 @@ fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Resu
     }
     if let Some(verify) = &rule.verify {
         let done = match verify.done {
-            DoneWhen::UsageBelow(mark) => format!("usage below {:.0} %", mark * 100.0),
+            DoneWhen::Below(marks) => marks.to_string(),
             DoneWhen::Active => "active".to_owned(),
             DoneWhen::NotFailed => "not failed".to_owned(),
             DoneWhen::Stopped => "stopped".to_owned(),

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -19,7 +19,9 @@ use crate::{
     actions::{self, Check, Failure},
     assess::Assessor,
     config::{self, Config},
-    explain, instance,
+    explain,
+    filling::Filling,
+    instance,
     observe::Host,
     policy::Mode,
     rules::Rule,
@@ -32,8 +34,6 @@ use crate::{
 const ANSWERS: &str = "/run/evenkeel/largest";
 /// An answer's size at most, in bytes.
 const ANSWER_MAX: u64 = 1024 * 1024;
-/// How many entries an answer has.
-const ENTRIES: usize = 20;
 /// How long the helper may take to say what fills a disk, starting and walking together.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -162,45 +162,37 @@ async fn answer(host: &Host, target: &Target, file: &Path) -> anyhow::Result<()>
     if target.kind() != Kind::Filesystem {
         bail!("{target} is no filesystem");
     }
-    let entries: Vec<(String, u64)> = host
-        .largest(target.name(), ENTRIES)
-        .await
-        .into_iter()
-        .map(|(path, bytes)| (path.to_string_lossy().into_owned(), bytes))
-        .collect();
+    let filling = host.filling(target.name()).await;
     let write = || -> std::io::Result<()> {
         // Beside it and renamed: who reads meanwhile reads the old one whole. Names of files may tell something, so
         // only root and the unit's group read them.
         let new = file.with_extension("new");
         let mut options = fs::OpenOptions::new();
         let mut written = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-        written.write_all(&serde_json::to_vec(&entries)?)?;
+        written.write_all(&serde_json::to_vec(&filling)?)?;
         fs::rename(&new, file)
     };
     write().with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// What fills a filesystem: its largest folders and files, most first. By the helper where this process may not look
-/// everywhere and the helper is installed, else as far as this process sees.
-pub async fn largest(host: &Host, rule: &str, mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
+/// What fills a filesystem. By the helper where this process may not look everywhere and the helper is installed, else as
+/// far as this process sees.
+pub async fn filling(host: &Host, rule: &str, mount_point: &str) -> Filling {
     if !rustix::process::geteuid().is_root() {
         match timeout(PATIENCE, asked(host, rule, mount_point)).await {
-            Ok(Ok(mut entries)) => {
-                entries.truncate(most);
-                return entries;
-            }
+            Ok(Ok(filling)) => return filling,
             Ok(Err(error)) => tracing::debug!(%error, "the helper does not say what fills the disk"),
             Err(_) => tracing::debug!("the helper did not say in time what fills the disk"),
         }
     }
-    host.largest(mount_point, most).await
+    host.filling(mount_point).await
 }
 
-async fn asked(host: &Host, rule: &str, mount_point: &str) -> Result<Vec<(PathBuf, u64)>, Failure> {
+async fn asked(host: &Host, rule: &str, mount_point: &str) -> Result<Filling, Failure> {
     let unit = Verb::Largest.unit(rule, mount_point).map_err(Failure::Refused)?;
     actions::start_helper(&host.systemd, &unit).await?;
     let file = Path::new(ANSWERS).join(instance_of(rule, mount_point));
-    let read = || -> std::io::Result<Vec<(PathBuf, u64)>> {
+    let read = || -> std::io::Result<Filling> {
         let mut text = Vec::new();
         fs::File::open(&file)?.take(ANSWER_MAX).read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
@@ -257,7 +249,7 @@ mod tests {
         };
         let target = selector.admit("/dev/shm").unwrap();
         answer(&Host::local(), &target, &file).await.unwrap();
-        let _: Vec<(PathBuf, u64)> = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let _: Filling = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&file).unwrap());
         assert_eq!(mode & 0o007, 0, "others read it");
     }

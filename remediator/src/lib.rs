@@ -13,6 +13,8 @@ mod conditions;
 pub mod config;
 pub mod control;
 pub mod explain;
+pub mod filling;
+pub mod fullness;
 pub mod generate;
 pub mod helper;
 pub mod instance;

@@ -2,7 +2,7 @@
 //! whether they mean "broken" or "well" is decided here too, as pure functions of them.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admission::gates::Conditions,
+    filling::Filling,
     helper,
     target::{Kind, Target},
 };
@@ -50,8 +51,22 @@ pub struct Filesystem {
     pub avail_bytes: u64,
     /// 1 − avail / size.
     pub used_ratio: f64,
+    /// Its inodes; none where it makes them as it goes (btrfs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<Inodes>,
     /// st_dev of the mount point: what lies on the same filesystem has the same.
     pub device: u64,
+}
+
+/// A filesystem's inodes: files and folders that it can have.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Inodes {
+    /// All of them.
+    pub total: u64,
+    /// Those that nothing uses.
+    pub free: u64,
+    /// 1 − free / total.
+    pub used_ratio: f64,
 }
 
 /// A unit's state.
@@ -133,10 +148,14 @@ impl Observation {
     pub fn summary(&self) -> String {
         match self {
             Self::Filesystem(fs) => format!(
-                "{:.1} % used, {} of {} available",
+                "{:.1} % used, {} of {} available, {}",
                 fs.used_ratio * 100.0,
                 evenkeel_host::config::format_bytes(fs.avail_bytes),
-                evenkeel_host::config::format_bytes(fs.size_bytes)
+                evenkeel_host::config::format_bytes(fs.size_bytes),
+                fs.inodes.map_or_else(
+                    || "no fixed number of inodes".to_owned(),
+                    |inodes| format!("{:.1} % of its inodes used", inodes.used_ratio * 100.0)
+                )
             ),
             Self::Unit(unit) if unit.load_state != "loaded" => {
                 format!("{} {}", unit.load_state, unit.active_state)
@@ -203,14 +222,8 @@ pub trait Eyes: Send + Sync {
     /// One look round for what speaks against acting at all, bounded in time.
     fn conditions(&self) -> BoxFuture<'_, Conditions>;
 
-    /// What fills a filesystem that a rule is about: at most so many folders and files with their bytes, the largest
-    /// first, bounded in time.
-    fn largest<'a>(
-        &'a self,
-        rule: &'a str,
-        mount_point: &'a str,
-        most: usize,
-    ) -> BoxFuture<'a, Vec<(PathBuf, u64)>>;
+    /// What fills a filesystem that a rule is about, bounded in time.
+    fn what_fills<'a>(&'a self, rule: &'a str, mount_point: &'a str) -> BoxFuture<'a, Filling>;
 }
 
 /// How long one look may take. A host in trouble answers slowly; a hung one not at all.
@@ -235,7 +248,8 @@ impl Host {
         Self { systemd: Systemd::system(), docker: Docker::from_env(), prober: Prober::default() }
     }
 
-    async fn filesystem(&self, mount_point: &str) -> Result<Filesystem, Unseen> {
+    /// How full the filesystem is that is mounted there.
+    pub(crate) async fn filesystem(&self, mount_point: &str) -> Result<Filesystem, Unseen> {
         let path = Path::new(mount_point);
         let mounts = self
             .prober
@@ -253,14 +267,19 @@ impl Host {
             size_bytes: usage.size,
             avail_bytes: usage.avail,
             used_ratio: usage.used_ratio(),
+            inodes: usage.inodes_used_ratio().map(|used_ratio| Inodes {
+                total: usage.files,
+                free: usage.files_free,
+                used_ratio,
+            }),
             device,
         })
     }
 
-    /// What fills a filesystem: its largest folders and files, most first, found within a few seconds.
-    pub async fn largest(&self, mount_point: &str, most: usize) -> Vec<(PathBuf, u64)> {
+    /// What fills a filesystem, as far as this process sees, found within a few seconds.
+    pub async fn filling(&self, mount_point: &str) -> Filling {
         const LIMIT: Duration = Duration::from_secs(5);
-        self.prober.largest(Path::new(mount_point), LIMIT, most).await.unwrap_or_default()
+        self.prober.filling(Path::new(mount_point), LIMIT).await.map(Filling::from).unwrap_or_default()
     }
 
     async fn unit(&self, name: &str) -> Result<Unit, Unseen> {
@@ -315,13 +334,8 @@ impl Host {
 }
 
 impl Eyes for Host {
-    fn largest<'a>(
-        &'a self,
-        rule: &'a str,
-        mount_point: &'a str,
-        most: usize,
-    ) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
-        Box::pin(helper::largest(self, rule, mount_point, most))
+    fn what_fills<'a>(&'a self, rule: &'a str, mount_point: &'a str) -> BoxFuture<'a, Filling> {
+        Box::pin(helper::filling(self, rule, mount_point))
     }
 
     fn dependents<'a>(

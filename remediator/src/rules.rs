@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     actions::Step,
     admission::{Restraint, hours::Hours},
+    fullness::{Lack, Marks},
     matcher::Matcher,
     observe::Observation,
     policy::{Class, DenyList, Limit, Mode},
@@ -41,8 +42,8 @@ pub struct Rule {
 /// When a target is in need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum NeededWhen {
-    /// Usage of the filesystem above this ratio.
-    UsageAbove(f64),
+    /// The filesystem above one of these marks.
+    Above(Marks),
     /// The unit is failed or looping, or the container runs and is unhealthy.
     Unwell,
     /// More build cache than this that nothing uses, in bytes.
@@ -65,8 +66,8 @@ pub struct Verify {
 /// What a target must look like to be done.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DoneWhen {
-    /// Usage of the filesystem below this ratio.
-    UsageBelow(f64),
+    /// The filesystem below all of these marks.
+    Below(Marks),
     /// The unit is active; one that runs once and ends: its new run ended well.
     Active,
     /// The unit is not failed.
@@ -150,9 +151,7 @@ impl Rule {
         }
         let needed = match (self.needed, seen) {
             (NeededWhen::Always, _) => true,
-            (NeededWhen::UsageAbove(mark), Observation::Filesystem(filesystem)) => {
-                filesystem.used_ratio > mark
-            }
+            (NeededWhen::Above(marks), Observation::Filesystem(filesystem)) => marks.exceeded(filesystem),
             (NeededWhen::Unwell, Observation::Unit(_) | Observation::Container(_)) => {
                 self.steps.iter().any(|step| step.0.class().acts() && step.0.is_for(seen))
             }
@@ -171,21 +170,18 @@ impl Rule {
         self.need(seen) == Need::Needed
     }
 
-    /// How much must be freed until a filesystem is done, in bytes; `None` for other targets.
-    pub fn deficit(&self, seen: &Observation) -> Option<u64> {
-        let (Observation::Filesystem(filesystem), Some(Verify { done: DoneWhen::UsageBelow(mark), .. })) =
-            (seen, &self.verify)
-        else {
-            return None;
-        };
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a deficit needs no exact bytes, and a negative one becomes 0"
-        )]
-        let wanted = ((1.0 - mark) * filesystem.size_bytes as f64).round() as u64;
-        Some(wanted.saturating_sub(filesystem.avail_bytes))
+    /// The marks below which a filesystem is done; `None` for other rules.
+    pub fn done_below(&self) -> Option<Marks> {
+        match self.verify?.done {
+            DoneWhen::Below(marks) => Some(marks),
+            _ => None,
+        }
+    }
+
+    /// What must come free until a filesystem is done; `None` for other targets.
+    pub fn lack(&self, seen: &Observation) -> Option<Lack> {
+        let Observation::Filesystem(filesystem) = seen else { return None };
+        Some(self.done_below()?.lack(filesystem))
     }
 }
 
@@ -193,7 +189,7 @@ impl DoneWhen {
     /// Whether `seen` is done, for an action that began when `before` was seen.
     pub fn met(&self, before: &Observation, seen: &Observation) -> bool {
         match (self, seen) {
-            (Self::UsageBelow(mark), Observation::Filesystem(filesystem)) => filesystem.used_ratio < *mark,
+            (Self::Below(marks), Observation::Filesystem(filesystem)) => marks.kept(filesystem),
             (Self::Active, Observation::Unit(unit)) if unit.runs_once => {
                 let new_run =
                     !matches!(before, Observation::Unit(b) if b.invocation_id == unit.invocation_id);
@@ -229,7 +225,7 @@ mod tests {
 
     fn disk(size_bytes: u64, avail_bytes: u64) -> Observation {
         let used_ratio = 1.0 - avail_bytes as f64 / size_bytes as f64;
-        Observation::Filesystem(Filesystem { size_bytes, avail_bytes, used_ratio, device: 1 })
+        Observation::Filesystem(Filesystem { size_bytes, avail_bytes, used_ratio, inodes: None, device: 1 })
     }
 
     fn unit(active_state: &str) -> Unit {
@@ -244,8 +240,7 @@ mod tests {
         );
         assert_eq!(rule.need(&disk(1000, 140)), Need::Needed);
         assert!(matches!(rule.need(&disk(1000, 150)), Need::NotNeeded(_)));
-        assert_eq!(rule.deficit(&disk(1000, 90)), Some(110));
-        assert_eq!(rule.deficit(&disk(1000, 300)), Some(0));
+        assert_eq!(rule.done_below(), Some(Marks { usage: Some(0.8), inodes: None }));
         let done = rule.verify.unwrap().done;
         assert!(!done.met(&disk(1000, 90), &disk(1000, 200)));
         assert!(done.met(&disk(1000, 90), &disk(1000, 201)));

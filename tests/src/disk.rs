@@ -44,11 +44,24 @@ impl Disk {
     ///
     /// When there is no room, no loop device, or no `mkfs.ext4`.
     pub fn new(name: &str, mib: u64) -> Result<Self> {
+        Self::made(name, mib, &[])
+    }
+
+    /// The same with so many inodes, for files that use these up before the bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn of_inodes(name: &str, mib: u64, inodes: u64) -> Result<Self> {
+        Self::made(name, mib, &["-N", &inodes.to_string()])
+    }
+
+    fn made(name: &str, mib: u64, more: &[&str]) -> Result<Self> {
         let mount_point = namespace::place(name)?;
         let image = mount_point.with_extension("img");
         File::create(&image)?.set_len(mib * 1024 * 1024)?;
         let mut format = tools::command("mkfs.ext4");
-        format.args(["-q", "-m", "0"]).arg(&image);
+        format.args(["-q", "-m", "0"]).args(more).arg(&image);
         tools::run_blocking(format)?;
         let mut mount = tools::command("mount");
         mount.args(["-o", "loop"]).arg(&image).arg(&mount_point);
@@ -70,6 +83,17 @@ impl Disk {
     pub fn usage(&self) -> Result<Usage> {
         let stat = statvfs(&self.mount_point)?;
         Ok(Usage { size: stat.f_blocks * stat.f_frsize, avail: stat.f_bavail * stat.f_frsize })
+    }
+
+    /// The part of its inodes that is in use.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub fn inodes_used_ratio(&self) -> Result<f64> {
+        let stat = statvfs(&self.mount_point)?;
+        #[expect(clippy::cast_precision_loss, reason = "some thousand inodes")]
+        Ok(1.0 - stat.f_ffree as f64 / stat.f_files as f64)
     }
 
     /// Writes a file until the disk is `ratio` full, and returns its path.

@@ -43,13 +43,15 @@ pub enum Cgroup {
 pub struct Options {
     /// The size of its disk in MiB.
     pub disk_mib: u64,
+    /// The inodes of its disk; as many as usual when not given.
+    pub inodes: Option<u64>,
     /// The cgroups of its containers.
     pub cgroup: Cgroup,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { disk_mib: 1500, cgroup: Cgroup::Machine }
+        Self { disk_mib: 1500, inodes: None, cgroup: Cgroup::Machine }
     }
 }
 
@@ -75,7 +77,10 @@ impl Engine {
     /// When the disk cannot be made or a daemon does not answer within 30 s.
     pub async fn start(options: Options) -> Result<Self> {
         let dir = namespace::place("engine")?;
-        let disk = Disk::new("disk", options.disk_mib)?;
+        let disk = match options.inodes {
+            Some(inodes) => Disk::of_inodes("disk", options.disk_mib, inodes)?,
+            None => Disk::new("disk", options.disk_mib)?,
+        };
         let cgroup = format!(
             "{}/{}",
             run_dir::cgroup_name(&namespace::run_folder()?),
@@ -267,6 +272,12 @@ impl Engine {
             self.docker(&["image", "rm", &tag]).await?;
         }
         Ok(())
+    }
+
+    /// What dockerd has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.dockerd.log()
     }
 
     /// How many pieces of build cache there are, and how large they are together, in docker's words.

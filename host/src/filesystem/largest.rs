@@ -1,5 +1,5 @@
-//! What fills a filesystem: a walk that adds up what is really allocated, within a time limit. Not here: what to do about
-//! it.
+//! What fills a filesystem: a walk that adds up what is really allocated, and counts files and folders, within a time
+//! limit. Not here: what to do about it.
 
 use std::{
     collections::HashSet,
@@ -26,11 +26,20 @@ const MOST_LINKS: usize = 500_000;
 /// A directory of which one entry makes up this much is not told: the entry says more.
 const SAYS_IT_ALL: f64 = 0.9;
 
-/// The entries below `dir` (at most three levels down) that hold most, with their allocated bytes, the largest first.
+/// What holds most of a tree, the most first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Largest {
+    /// Folders and files, with their allocated bytes.
+    pub by_bytes: Vec<(PathBuf, u64)>,
+    /// Folders, with the files and folders that they hold, themselves included: each is an inode.
+    pub by_inodes: Vec<(PathBuf, u64)>,
+}
+
+/// The entries below `dir` (at most three levels down) that hold most.
 ///
 /// Walks for at most `limit`, then says what it has: lower bounds. Follows no symlink, counts each hard-linked file once,
 /// and with `same_device` leaves out what is mounted below. May block in a filesystem that hangs: not for an async task.
-pub fn largest_entries(dir: &Path, same_device: bool, limit: Duration, top: usize) -> Vec<(PathBuf, u64)> {
+pub fn largest_entries(dir: &Path, same_device: bool, limit: Duration, top: usize) -> Largest {
     let mut walk = Walk {
         until: Instant::now() + limit,
         only_device: None,
@@ -63,6 +72,7 @@ struct Named {
     path: PathBuf,
     parent: usize,
     bytes: u64,
+    inodes: u64,
 }
 
 /// A directory being read.
@@ -76,7 +86,7 @@ struct Level {
 
 impl Walk {
     fn tree(&mut self, dir: &Path, root: OwnedFd) {
-        self.named.push(Named { path: dir.to_path_buf(), parent: 0, bytes: 0 });
+        self.named.push(Named { path: dir.to_path_buf(), parent: 0, bytes: 0, inodes: 0 });
         let Ok(entries) = Dir::new(root) else { return };
         let mut levels = vec![Level { entries, named: 0, is_named: true }];
         while let Some(level) = levels.last_mut() {
@@ -108,8 +118,8 @@ impl Walk {
             return None;
         }
         let is_directory = FileType::from_raw_mode(u32::from(seen.stx_mode)) == FileType::Directory;
-        let bytes =
-            if is_directory || self.first_link(&seen) { seen.stx_blocks.saturating_mul(512) } else { 0 };
+        let counts = is_directory || self.first_link(&seen);
+        let bytes = if counts { seen.stx_blocks.saturating_mul(512) } else { 0 };
         let is_nameable = level.is_named && depth <= NAMED_DEPTH;
         let is_named = is_nameable && is_directory && self.named.len() < MOST_NAMED;
         let mut counts_for = level.named;
@@ -117,12 +127,13 @@ impl Walk {
             let path = self.named[level.named].path.join(OsStr::from_bytes(name.to_bytes()));
             if is_directory {
                 counts_for = self.named.len();
-                self.named.push(Named { path, parent: level.named, bytes: 0 });
+                self.named.push(Named { path, parent: level.named, bytes: 0, inodes: 0 });
             } else {
-                self.keep_file(Named { path, parent: level.named, bytes });
+                self.keep_file(Named { path, parent: level.named, bytes, inodes: 0 });
             }
         }
         self.named[counts_for].bytes += bytes;
+        self.named[counts_for].inodes += u64::from(counts);
         if !is_directory || depth >= DEEPEST {
             return None;
         }
@@ -151,29 +162,45 @@ impl Walk {
         self.files.truncate(self.top.max(32));
     }
 
-    fn largest(mut self) -> Vec<(PathBuf, u64)> {
+    fn largest(mut self) -> Largest {
+        // Of each directory, what the largest of its parts holds.
+        let mut parts = vec![Part::default(); self.named.len()];
         // Children come after their parents: from the end, each total is complete before it is passed up.
-        let mut largest_part = vec![0_u64; self.named.len()];
         for child in (1..self.named.len()).rev() {
-            let (parent, bytes) = (self.named[child].parent, self.named[child].bytes);
+            let Named { parent, bytes, inodes, .. } = self.named[child];
             self.named[parent].bytes += bytes;
-            largest_part[parent] = largest_part[parent].max(bytes);
+            self.named[parent].inodes += inodes;
+            parts[parent].bytes = parts[parent].bytes.max(bytes);
+            parts[parent].inodes = parts[parent].inodes.max(inodes);
         }
         for file in &self.files {
-            largest_part[file.parent] = largest_part[file.parent].max(file.bytes);
+            parts[file.parent].bytes = parts[file.parent].bytes.max(file.bytes);
         }
-        let telling = |(directory, part): &(Named, u64)| !says_it_all(*part, directory.bytes);
-        let directories =
-            self.named.into_iter().zip(largest_part).skip(1).filter(telling).map(|(directory, _)| directory);
-        let mut entries: Vec<(PathBuf, u64)> = directories
-            .chain(self.files)
-            .map(|entry| (entry.path, entry.bytes))
-            .filter(|(_, bytes)| *bytes > 0)
-            .collect();
-        entries.sort_by(|(a_path, a), (b_path, b)| b.cmp(a).then_with(|| a_path.cmp(b_path)));
-        entries.truncate(self.top);
-        entries
+        let (mut by_bytes, mut by_inodes) = (Vec::new(), Vec::new());
+        for (directory, part) in self.named.into_iter().zip(parts).skip(1) {
+            if !says_it_all(part.inodes, directory.inodes) {
+                by_inodes.push((directory.path.clone(), directory.inodes));
+            }
+            if !says_it_all(part.bytes, directory.bytes) {
+                by_bytes.push((directory.path, directory.bytes));
+            }
+        }
+        by_bytes.extend(self.files.into_iter().map(|file| (file.path, file.bytes)));
+        Largest { by_bytes: most(by_bytes, self.top), by_inodes: most(by_inodes, self.top) }
     }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Part {
+    bytes: u64,
+    inodes: u64,
+}
+
+fn most(mut entries: Vec<(PathBuf, u64)>, top: usize) -> Vec<(PathBuf, u64)> {
+    entries.retain(|(_, count)| *count > 0);
+    entries.sort_by(|(a_path, a), (b_path, b)| b.cmp(a).then_with(|| a_path.cmp(b_path)));
+    entries.truncate(top);
+    entries
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a ratio of sizes needs no 64 bits")]
@@ -217,7 +244,7 @@ mod tests {
         write(&root.join("var/lib/docker/overlay/other"), 310);
         write(&root.join("var/log/syslog"), 420);
         write(&root.join("home/a"), 10);
-        let entries = largest_entries(root, true, PATIENCE, 4);
+        let entries = largest_entries(root, true, PATIENCE, 4).by_bytes;
         assert_eq!(
             told(root, &entries),
             [
@@ -238,11 +265,34 @@ mod tests {
         fs::hard_link(root.join("a/file"), root.join("b/link")).unwrap();
         fs::File::create(root.join("b/sparse")).unwrap().set_len(1 << 40).unwrap();
         let total: u64 = largest_entries(root, true, PATIENCE, 10)
+            .by_bytes
             .iter()
             .filter(|(path, _)| path.is_file())
             .map(|(_, bytes)| bytes / (100 * KIB))
             .sum();
         assert_eq!(total, 5);
+    }
+
+    #[test]
+    fn counts_files_and_folders_and_hard_links_once() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for number in 0..200 {
+            fs::create_dir_all(root.join("var/spool/mail/deep/er")).unwrap();
+            fs::File::create(root.join(format!("var/spool/mail/deep/er/{number}"))).unwrap();
+        }
+        fs::create_dir(root.join("few")).unwrap();
+        fs::File::create(root.join("few/file")).unwrap();
+        for link in 0..50 {
+            fs::hard_link(root.join("few/file"), root.join(format!("few/link-{link}"))).unwrap();
+        }
+        let told: Vec<(String, u64)> = largest_entries(root, true, PATIENCE, 10)
+            .by_inodes
+            .into_iter()
+            .map(|(path, inodes)| (path.strip_prefix(root).unwrap().display().to_string(), inodes))
+            .collect();
+        // With the folders themselves.
+        assert_eq!(told, [("var/spool/mail".into(), 203), ("few".into(), 2)]);
     }
 
     #[test]
@@ -253,7 +303,7 @@ mod tests {
         symlink(outside.path(), root.path().join("link")).unwrap();
         symlink(outside.path().join("big"), root.path().join("file")).unwrap();
         symlink(root.path(), root.path().join("loop")).unwrap();
-        let entries = largest_entries(root.path(), true, PATIENCE, 10);
+        let entries = largest_entries(root.path(), true, PATIENCE, 10).by_bytes;
         assert!(entries.iter().all(|(_, bytes)| *bytes < 100 * KIB), "{entries:?}");
     }
 
@@ -261,8 +311,7 @@ mod tests {
     fn stays_on_the_filesystem() {
         let other = tempfile::tempdir_in("/dev/shm").unwrap();
         write(&other.path().join("big"), 4096);
-        let big =
-            |entries: Vec<(PathBuf, u64)>| entries.iter().any(|(path, _)| path.starts_with(other.path()));
+        let big = |entries: Largest| entries.by_bytes.iter().any(|(path, _)| path.starts_with(other.path()));
         assert!(!big(largest_entries(Path::new("/dev"), true, PATIENCE, 1000)));
         assert!(big(largest_entries(Path::new("/dev"), false, PATIENCE, 1000)));
     }
@@ -276,7 +325,7 @@ mod tests {
         }
         write(&deep.join("file"), 500);
         write(&root.path().join("d/d/d/d/near"), 500);
-        let entries = largest_entries(root.path(), true, PATIENCE, 10);
+        let entries = largest_entries(root.path(), true, PATIENCE, 10).by_bytes;
         let (path, bytes) = &entries[0];
         assert_eq!(path, &root.path().join("d/d/d"));
         assert!((500 * KIB..1000 * KIB + 4096 * 200).contains(bytes), "{bytes}");
@@ -284,8 +333,8 @@ mod tests {
 
     #[test]
     fn ends_in_time_and_without_a_folder() {
-        assert_eq!(largest_entries(Path::new("/"), true, Duration::ZERO, 10), []);
-        assert_eq!(largest_entries(Path::new("/no/such/place"), true, PATIENCE, 10), []);
+        assert_eq!(largest_entries(Path::new("/"), true, Duration::ZERO, 10), Largest::default());
+        assert_eq!(largest_entries(Path::new("/no/such/place"), true, PATIENCE, 10), Largest::default());
     }
 
     #[test]
@@ -294,7 +343,7 @@ mod tests {
         for number in 0..300 {
             write(&root.path().join(format!("f{number}")), if number == 7 { 200 } else { 1 });
         }
-        let entries = largest_entries(root.path(), true, PATIENCE, 2);
+        let entries = largest_entries(root.path(), true, PATIENCE, 2).by_bytes;
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0], (root.path().join("f7"), 200 * KIB));
     }

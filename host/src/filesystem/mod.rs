@@ -4,6 +4,7 @@
 //! A filesystem may hang (a dead NFS server, a FUSE program that died): whatever may touch one runs on a thread of its own
 //! and is waited for with a limit ([`Prober`]).
 
+mod deleted;
 mod folder;
 mod in_flight;
 mod largest;
@@ -16,9 +17,10 @@ use std::{io, path::Path};
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, makedev, statx};
 
-pub use largest::largest_entries;
+pub use deleted::Deleted;
+pub use largest::{Largest, largest_entries};
 pub use mountinfo::{Mount, mounts, parse_mountinfo};
-pub use probe::{ProbeError, Prober, Usage};
+pub use probe::{Filling, ProbeError, Prober, Usage};
 
 /// `st_dev` of what is at `path`, symlinks followed: equal for two paths on the same filesystem. Does not wait for a
 /// remote server.

@@ -4,12 +4,15 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
 
-use super::{Mount, device_of, folder::folder_size, in_flight::InFlight, largest_entries, mounts};
+use super::{
+    Deleted, Largest, Mount, deleted::deleted_files, device_of, folder::folder_size, in_flight::InFlight,
+    largest_entries, mounts,
+};
 
 /// Sizes of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,6 +50,19 @@ impl Usage {
 #[allow(clippy::cast_precision_loss, reason = "a ratio of sizes needs no 64 bits")]
 fn used(left: u64, all: u64) -> Option<f64> {
     (all > 0).then(|| (1.0 - left as f64 / all as f64).clamp(0.0, 1.0))
+}
+
+/// What fills a filesystem, the most first. Lower bounds, where there was not the time or the right to see all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// Folders and files, with their allocated bytes.
+    pub by_bytes: Vec<(PathBuf, u64)>,
+    /// Folders, with the files and folders that they hold, themselves included.
+    pub by_inodes: Vec<(PathBuf, u64)>,
+    /// Files that have no name any more and are still open.
+    pub deleted: Vec<Deleted>,
+    /// What is free and only root may fill, in bytes.
+    pub reserved_bytes: u64,
 }
 
 /// Why a filesystem could not be asked.
@@ -88,11 +104,11 @@ impl ProbeError {
 pub struct Prober {
     usages: InFlight<Usage>,
     lists: InFlight<Arc<[Mount]>>,
-    walks: InFlight<Vec<(PathBuf, u64)>>,
+    walks: InFlight<Filling>,
     folders: InFlight<Option<u64>>,
 }
 
-/// Entries that a walk keeps, for whoever shares it.
+/// Entries of each kind that a walk keeps.
 const MOST_TOLD: usize = 20;
 
 impl Prober {
@@ -132,24 +148,30 @@ impl Prober {
         self.lists.run(Path::new("mountinfo").into(), limit, || mounts().map(Arc::from)).await
     }
 
-    /// [`largest_entries`] of the filesystem at `path`, at most 20: a walk of at most `limit`, and one at a time for each
-    /// path.
+    /// What fills the filesystem at `path`: at most 20 of each kind, found within about `limit`, and one look at a time
+    /// for each path.
     ///
     /// # Errors
     /// As [`Prober::usage`], with twice `limit`.
-    pub async fn largest(
-        &self,
-        path: &Path,
-        limit: Duration,
-        most: usize,
-    ) -> Result<Vec<(PathBuf, u64)>, ProbeError> {
+    pub async fn filling(&self, path: &Path, limit: Duration) -> Result<Filling, ProbeError> {
         let subject = Arc::<Path>::from(path);
         let root = Arc::clone(&subject);
-        let walk = move || Ok(largest_entries(&root, true, limit, MOST_TOLD));
-        let mut entries = self.walks.run(subject, limit * 2, walk).await?;
-        entries.truncate(most);
-        Ok(entries)
+        self.walks.run(subject, limit * 2, move || filling(&root, limit)).await
     }
+}
+
+/// May block for as long as it likes.
+fn filling(root: &Path, limit: Duration) -> io::Result<Filling> {
+    let began = Instant::now();
+    let usage = usage(root)?;
+    // Few processes have many files open: this is quick, and the walk has the rest of the time.
+    let deleted = usage.device.map_or_else(Vec::new, |device| {
+        deleted_files(Path::new("/proc"), device, began + limit / 4, MOST_TOLD)
+    });
+    let Largest { by_bytes, by_inodes } =
+        largest_entries(root, true, limit.saturating_sub(began.elapsed()), MOST_TOLD);
+    let reserved_bytes = usage.free.saturating_sub(usage.avail);
+    Ok(Filling { by_bytes, by_inodes, deleted, reserved_bytes })
 }
 
 /// May block for as long as it likes.
@@ -211,6 +233,21 @@ mod tests {
         let error = Prober::default().usage(Path::new("/no/such/place"), PATIENCE).await.unwrap_err();
         assert_eq!(error.to_string(), "No such file or directory (os error 2)");
         assert!(device_id(Path::new("/no/such/place")).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_fills_it_is_told_from_one_look() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("many")).unwrap();
+        for number in 0..30 {
+            std::fs::write(folder.path().join(format!("many/{number}")), vec![1; 5000]).unwrap();
+        }
+        let filling = Prober::default().filling(folder.path(), PATIENCE).await.unwrap();
+        assert_eq!(filling.by_inodes, [(folder.path().join("many"), 31)]);
+        assert_eq!(filling.by_bytes.first().map(|(path, _)| path.clone()), Some(folder.path().join("many")));
+        assert!(filling.by_bytes.len() <= MOST_TOLD);
+        let nowhere = Prober::default().filling(Path::new("/no/such/place"), PATIENCE).await;
+        assert_eq!(nowhere.unwrap_err().reason(), "os");
     }
 
     #[tokio::test]

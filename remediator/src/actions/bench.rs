@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 use super::Job;
 use crate::{
+    fullness::Marks,
     notify::Notifier,
-    observe::{Container, Filesystem, Host, Observation},
+    observe::{Container, Filesystem, Host, Inodes, Observation},
     target::{Kind, Selector, Target},
 };
 
@@ -47,7 +48,7 @@ impl Bench {
         Self { docker, dir }
     }
 
-    fn job(&self, target: Target, seen: Observation, deficit_bytes: Option<u64>) -> Job {
+    fn job(&self, target: Target, seen: Observation, done_below: Option<Marks>) -> Job {
         let socket = self.dir.path().join("docker.sock");
         let host = Host {
             systemd: Systemd::at("unix:path=/no/such/bus"),
@@ -62,23 +63,32 @@ impl Bench {
             rule: "rule".to_owned(),
             target,
             seen,
-            deficit_bytes,
+            done_below,
         }
     }
 
-    /// A job about a filesystem of this machine that lacks so many bytes.
-    pub(super) fn disk(&self, mount_point: &str, deficit: u64) -> Job {
-        let device = device_id(Path::new(mount_point)).unwrap();
-        let seen = Filesystem { size_bytes: 1 << 40, avail_bytes: u64::MAX / 2, used_ratio: 0.9, device };
-        self.job(target(Kind::Filesystem, mount_point), Observation::Filesystem(seen), Some(deficit))
+    /// A job about a filesystem of this machine that lacks so many bytes, and will whatever is deleted.
+    pub(super) fn disk(&self, mount_point: &str, lack: u64) -> Job {
+        self.lacking(mount_point, lack, None)
     }
 
-    /// As if a filesystem had been full when it was looked at.
-    #[expect(clippy::unused_self, reason = "it reads as what the test says")]
-    pub(super) fn as_if_full(&self, job: &mut Job) {
-        if let Observation::Filesystem(seen) = &mut job.seen {
-            seen.avail_bytes = 0;
-        }
+    /// The same, and so many inodes.
+    pub(super) fn inodes(&self, mount_point: &str, lack: u64, inodes: u64) -> Job {
+        self.lacking(mount_point, lack, Some(inodes))
+    }
+
+    fn lacking(&self, mount_point: &str, lack: u64, inodes: Option<u64>) -> Job {
+        const ALL: u64 = 1 << 40;
+        let seen = Filesystem {
+            size_bytes: ALL,
+            avail_bytes: ALL - lack,
+            used_ratio: 0.9,
+            inodes: inodes.map(|lack| Inodes { total: ALL, free: ALL - lack, used_ratio: 0.9 }),
+            device: device_id(Path::new(mount_point)).unwrap(),
+        };
+        // All of it must be free.
+        let marks = Marks { usage: Some(0.0), inodes: inodes.map(|_| 0.0) };
+        self.job(target(Kind::Filesystem, mount_point), Observation::Filesystem(seen), Some(marks))
     }
 
     /// A job about a container.

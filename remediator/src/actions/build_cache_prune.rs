@@ -13,7 +13,11 @@ use evenkeel_host::{
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Action, Check, Done, Failure, Job, Permission, disk, engine};
+use super::{
+    Action, Check, Done, Failure, Job, Permission,
+    disk::{self, Freed},
+    engine,
+};
 use crate::{
     policy::Class,
     target::{Kind, Target},
@@ -68,9 +72,9 @@ impl Action for BuildCachePrune {
                 return Ok(check);
             }
             // An engine that cannot say how much there is may still free it; one that says too little is skipped.
-            let records = job.host.docker.build_cache().await.ok();
+            let records = disk::counted(job.host.docker.build_cache()).await;
             let reclaimable = records.and_then(|cache| self.estimate(&cache, SystemTime::now()));
-            Ok(disk::worth(reclaimable, job.deficit_bytes))
+            Ok(disk::worth(job, Freed::files(reclaimable)))
         })
     }
 

@@ -6,8 +6,9 @@ use evenkeel_host::{config::format_bytes, docker::Object, journal};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
+use tokio::time::timeout;
 
-use super::{Action, Check, Done, Failure, Job, Permission};
+use super::{Action, Check, Done, Failure, Job, Permission, disk};
 use crate::{
     helper,
     policy::Class,
@@ -136,22 +137,17 @@ async fn container(job: &Job) -> String {
 }
 
 async fn filesystem(job: &Job) -> String {
-    let mut text = "largest, on this filesystem:\n".to_owned();
-    for (path, bytes) in helper::largest(&job.host, &job.rule, job.target.name(), 20).await {
-        let path = printable(&path.display().to_string());
-        let _ = writeln!(text, "{:>10}  {path}", format_bytes(bytes));
-    }
-    text += "\n";
-    text += &docker(job).await;
-    text
+    let filling = helper::filling(&job.host, &job.rule, job.target.name()).await;
+    format!("{}\n{}", filling.report(), docker(job).await)
 }
 
 async fn docker(job: &Job) -> String {
     let mut text = "Docker, wherever it lies:\n".to_owned();
     let objects = [Object::Images, Object::BuildCache, Object::Volumes, Object::Containers];
-    match job.host.docker.disk_usage(&objects).await {
-        Err(error) => text += &format!("docker: {error}\n"),
-        Ok(usage) => {
+    match timeout(disk::COUNTING, job.host.docker.disk_usage(&objects)).await {
+        Err(_) => text += &format!("docker: it did not count within {:?}\n", disk::COUNTING),
+        Ok(Err(error)) => text += &format!("docker: {error}\n"),
+        Ok(Ok(usage)) => {
             for object in objects {
                 if let Some(usage) = usage.get(object) {
                     let _ = writeln!(
@@ -197,6 +193,7 @@ fn is_report(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{actions::bench::Bench, observe::Container};
 
     #[test]
     fn keeps_the_newest_reports_only() {
@@ -219,5 +216,26 @@ mod tests {
             write(dir.path(), &format!("{id:08}-r.txt"), "x").unwrap();
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT + 2);
+    }
+
+    #[tokio::test]
+    async fn a_report_holds_no_secrets_and_nothing_that_steers_a_terminal() {
+        let bench = Bench::new(|path| {
+            let inspected = serde_json::json!({
+                "Id": "0a", "Name": "/app", "Config": {"Env": ["TOKEN=hidden"]},
+                "State": {"Status": "running", "Health": {"Status": "unhealthy", "FailingStreak": 3, "Log": [
+                    {"ExitCode": 1, "Output": "refused\u{1b}[2J\nsecond line"}]}},
+            });
+            (path == "/containers/app/json").then(|| inspected.to_string())
+        });
+        let job = bench.container("app", Container::default());
+        let done = CollectReport::default().run(&job).await.unwrap();
+        let path = job.reports.join("00000001-rule.txt");
+        assert_eq!(done.detail, format!("report {}", path.display()));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("(exit code 1)\nrefused\\u{1b}[2J\nsecond line\n"), "{text}");
+        assert!(!text.contains("hidden"), "{text}");
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap());
+        assert_eq!(mode & 0o007, 0, "others read it");
     }
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Action, Check, Done, Failure, Job, Permission, by_root,
-    disk::{self, engine_unseen},
+    disk::{self, Freed, engine_unseen},
 };
 use crate::{
     helper::Verb,
@@ -122,7 +122,8 @@ impl Action for ContainerLogTruncate {
                 Some(0) => {
                     Check::Skip("nothing_to_delete", format!("no log is larger than {}", format_bytes(keep)))
                 }
-                most => disk::worth(most, job.deficit_bytes),
+                // The files stay.
+                bytes => disk::worth(job, Freed { bytes, inodes: Some(0) }),
             })
         })
     }

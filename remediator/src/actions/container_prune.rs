@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     Action, Check, Done, Failure, Job, Permission,
     container_restart::is_self,
-    disk::{self, engine_unseen},
+    disk::{self, Freed, engine_unseen},
     engine,
 };
 use crate::{
@@ -76,7 +76,7 @@ impl Action for ContainerPrune {
     }
 
     fn fits(&self, kind: Kind) -> bool {
-        kind == Kind::Filesystem
+        matches!(kind, Kind::Filesystem | Kind::Host)
     }
 
     fn timeout(&self) -> Duration {
@@ -110,10 +110,10 @@ impl Action for ContainerPrune {
                     "no stopped container is old enough and labelled".to_owned(),
                 ));
             }
-            let usage = job.host.docker.disk_usage(&[Object::Containers]).await.ok();
+            let usage = disk::counted(job.host.docker.disk_usage(&[Object::Containers])).await;
             let most =
                 usage.and_then(|usage| usage.get(Object::Containers)).map(|usage| usage.reclaimable_bytes);
-            Ok(disk::worth(most, job.deficit_bytes))
+            Ok(disk::worth(job, Freed::files(most)))
         })
     }
 

@@ -185,6 +185,7 @@ fn shares(other: &evenkeel_host::docker::Container, id: &str, name: &str) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actions::bench::Bench;
 
     #[test]
     fn restarts_only_a_sick_container_that_survives_it() {
@@ -212,5 +213,71 @@ mod tests {
         assert_eq!(judged(|c| c.health = "healthy".to_owned()), "not_unhealthy");
         assert_eq!(judged(|c| c.auto_remove = true), "auto_remove");
         assert_eq!(judged(|c| c.swarm = true), "swarm");
+    }
+
+    const ID: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+
+    /// An engine with a sick container that is `id` by now, and another one that runs with these settings.
+    fn engine(id: &'static str, other: &'static str) -> Bench {
+        Bench::new(move |path| {
+            Some(match path {
+                "/containers/json?all=1" => format!(
+                    r#"[{{"Id": "{ID}", "Names": ["/app"], "State": "running"}}, {{"Id": "0b", "Names": ["/side"], "State": "running"}}]"#
+                ),
+                "/containers/0b/json" => format!(
+                    r#"{{"Id": "0b", "Name": "/side", "State": {{"Status": "running"}}, "HostConfig": {{{other}}}}}"#
+                ),
+                "/containers/app/json" => {
+                    format!(r#"{{"Id": "{id}", "Name": "/app", "State": {{"Status": "running"}}}}"#)
+                }
+                "/containers/app/restart?t=20" => String::new(),
+                _ => return None,
+            })
+        })
+    }
+
+    fn sick() -> Container {
+        let text = |text: &str| text.to_owned();
+        Container { id: text(ID), state: text("running"), health: text("unhealthy"), ..Container::default() }
+    }
+
+    fn action() -> ContainerRestart {
+        ContainerRestart { stop_timeout: Some(PromDuration::new(Duration::from_secs(20))) }
+    }
+
+    #[tokio::test]
+    async fn whoever_uses_what_it_gives_would_lose_it() {
+        for (other, uses) in [
+            (r#""NetworkMode": "container:app""#, Some("network")),
+            (r#""PidMode": "container:0000000000000000""#, Some("process namespace")),
+            (r#""IpcMode": "container:app""#, Some("ipc namespace")),
+            (r#""NetworkMode": "container:another""#, None),
+            (r#""NetworkMode": "bridge""#, None),
+        ] {
+            let bench = engine(ID, other);
+            let check = action().check(&bench.container("app", sick())).await.unwrap();
+            match uses {
+                None => assert_eq!(check, Check::Go, "{other}"),
+                Some(uses) => {
+                    let Check::Skip("has_dependents", detail) = check else { panic!("{other}: {check:?}") };
+                    assert!(detail.contains(&format!("side uses its {uses}")), "{detail}");
+                }
+            }
+        }
+    }
+
+    /// The name was admitted, and the one that was judged is restarted: not whatever has that name by now.
+    #[tokio::test]
+    async fn one_that_was_made_anew_meanwhile_is_left_alone() {
+        let calls = |bench: &Bench| {
+            bench.docker.take_requests().into_iter().filter(|path| path.contains("restart")).count()
+        };
+        let bench = engine("0c", "");
+        let failed = action().run(&bench.container("app", sick())).await.unwrap_err();
+        assert_eq!(failed, Failure::Refused("app was removed or made anew meanwhile".to_owned()));
+        assert_eq!(calls(&bench), 0);
+        let bench = engine(ID, "");
+        assert_eq!(action().run(&bench.container("app", sick())).await.unwrap().detail, "restarted");
+        assert_eq!(calls(&bench), 1);
     }
 }

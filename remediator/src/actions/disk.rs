@@ -9,13 +9,20 @@ use std::{
 
 use evenkeel_host::{config::format_bytes, docker::Engine, filesystem::ProbeError};
 
+use tokio::time::timeout;
+
 use super::{Check, Failure, Job};
-use crate::observe::{Filesystem, Observation};
+use crate::{
+    fullness::Lack,
+    observe::{Filesystem, Observation},
+};
 
 /// A step that cannot free this part of what is needed is not worth its damage.
 const WORTH: f64 = 0.1;
 /// How long a filesystem may take to say which it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the engine may count: less than a check or a report may take as a whole.
+pub(super) const COUNTING: Duration = Duration::from_secs(30);
 
 /// The filesystem in need, for steps that free room on one; nothing where the remediation is about something else.
 pub(super) fn in_need(job: &Job) -> Option<&Filesystem> {
@@ -74,31 +81,71 @@ pub(super) fn is_containerd_store(engine: &Engine) -> bool {
     engine.driver_status.iter().any(|(_, value)| value.starts_with("io.containerd.snapshotter"))
 }
 
-/// Skips what cannot free a useful part of what is needed. `most` is what could be freed at most; not known is no reason
-/// to skip.
-pub(super) fn worth(most: Option<u64>, deficit: Option<u64>) -> Check {
-    let Some(most) = most else { return Check::Go };
-    #[expect(clippy::cast_precision_loss, reason = "a tenth of a disk needs no exact bytes")]
-    let is_useful = deficit.is_none_or(|deficit| most as f64 >= deficit as f64 * WORTH);
-    match deficit {
-        Some(deficit) if !is_useful => {
-            let detail = format!(
-                "{} could be freed at most, {} are needed",
-                format_bytes(most),
-                format_bytes(deficit)
-            );
-            Check::Skip("too_little_to_free", detail)
-        }
-        _ => Check::Frees(most),
+/// What a step frees at most; `None` where that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Freed {
+    pub(super) bytes: Option<u64>,
+    pub(super) inodes: Option<u64>,
+}
+
+impl Freed {
+    /// So many bytes of files that nobody has counted.
+    pub(super) fn files(bytes: Option<u64>) -> Self {
+        Self { bytes, inodes: bytes.filter(|bytes| *bytes == 0) }
     }
 }
 
-/// Whether the filesystem in need has as much room now as it lacked.
+/// Skips what cannot free a useful part of anything that is needed. Not known how much is no reason to skip.
+pub(super) fn worth(job: &Job, most: Freed) -> Check {
+    let lack = lack(job);
+    let needed = [
+        (lack.bytes, most.bytes, format_bytes as fn(u64) -> String),
+        (lack.inodes, most.inodes, |inodes| format!("{inodes} inodes")),
+    ];
+    let needed = needed
+        .into_iter()
+        .filter_map(|(lack, most, told)| lack.filter(|lack| *lack > 0).map(|lack| (lack, most, told)));
+    let mut useless = Vec::new();
+    for (lack, most, told) in needed {
+        match most {
+            Some(most) if !is_useful(most, lack) => {
+                useless.push(format!("{} could be freed at most, {} are needed", told(most), told(lack)));
+            }
+            _ => {
+                useless.clear();
+                break;
+            }
+        }
+    }
+    match most.bytes {
+        _ if !useless.is_empty() => Check::Skip("too_little_to_free", useless.join("; ")),
+        Some(bytes) => Check::Frees(bytes),
+        None => Check::Go,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a tenth of a disk needs no exact figures")]
+fn is_useful(most: u64, lack: u64) -> bool {
+    most as f64 >= lack as f64 * WORTH
+}
+
+/// What the filesystem in need lacks; nothing where the remediation is about something else.
+fn lack(job: &Job) -> Lack {
+    let lack = job.done_below.zip(in_need(job)).map(|(marks, filesystem)| marks.lack(filesystem));
+    lack.unwrap_or_default()
+}
+
+/// Whether the filesystem in need is below its marks by now.
 pub(super) async fn is_enough(job: &Job) -> bool {
-    let (Some(before), Some(deficit)) = (in_need(job), job.deficit_bytes) else { return false };
-    let usage = job.host.prober.usage(Path::new(job.target.name()), TIMEOUT).await;
-    // More than the mark, not only up to it: it must be below, not at it.
-    usage.is_ok_and(|usage| usage.avail > before.avail_bytes.saturating_add(deficit))
+    let (Some(_), Some(marks)) = (in_need(job), job.done_below) else { return false };
+    job.host.filesystem(job.target.name()).await.is_ok_and(|now| marks.kept(&now))
+}
+
+/// What the engine counts by walking its folders, if it does so in time; not known how much is no reason to skip.
+pub(super) async fn counted<T>(
+    counting: impl Future<Output = Result<T, evenkeel_host::docker::Error>>,
+) -> Option<T> {
+    timeout(COUNTING, counting).await.ok()?.ok()
 }
 
 /// What could not be asked; nothing was done.
@@ -109,14 +156,56 @@ pub(super) fn engine_unseen(error: evenkeel_host::docker::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actions::bench::Bench;
 
-    #[test]
-    fn what_frees_too_little_is_skipped() {
-        let skipped = |check| matches!(check, Check::Skip("too_little_to_free", _));
-        assert!(skipped(worth(Some(0), Some(9_000))));
-        assert!(skipped(worth(Some(899), Some(9_000))));
-        assert_eq!(worth(Some(900), Some(9_000)), Check::Frees(900));
-        assert_eq!(worth(None, Some(9_000)), Check::Go);
-        assert_eq!(worth(Some(5), None), Check::Frees(5));
+    const TOO_LITTLE: &str = "too_little_to_free";
+
+    fn skipped(check: Check) -> Option<(&'static str, String)> {
+        match check {
+            Check::Skip(reason, detail) => Some((reason, detail)),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_frees_too_little_is_skipped() {
+        let bench = Bench::new(|_| None);
+        let job = bench.disk("/", 9_000);
+        for too_little in [0, 899] {
+            let (reason, detail) = skipped(worth(&job, Freed::files(Some(too_little)))).unwrap();
+            assert_eq!(reason, TOO_LITTLE);
+            assert!(detail.ends_with("could be freed at most, 9.0 kB are needed"), "{detail}");
+        }
+        assert_eq!(worth(&job, Freed::files(Some(900))), Check::Frees(900));
+        assert_eq!(worth(&job, Freed::files(None)), Check::Go);
+        assert_eq!(worth(&bench.disk("/", 0), Freed::files(Some(5))), Check::Frees(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_counts_for_ever_holds_up_no_check() {
+        let began = tokio::time::Instant::now();
+        assert_eq!(counted::<u64>(std::future::pending()).await, None);
+        assert_eq!(began.elapsed(), COUNTING);
+        assert_eq!(counted(async { Ok(7) }).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn what_frees_no_inodes_does_not_help_who_lacks_them() {
+        let bench = Bench::new(|_| None);
+        let (bytes, files) = (Freed { bytes: Some(1 << 40), inodes: Some(0) }, Freed::files(Some(5)));
+        let few = Freed { bytes: Some(1 << 40), inodes: Some(9) };
+        // Inodes alone are lacking.
+        let job = bench.inodes("/", 0, 100);
+        let (reason, detail) = skipped(worth(&job, bytes)).unwrap();
+        assert_eq!(
+            (reason, detail.as_str()),
+            (TOO_LITTLE, "0 inodes could be freed at most, 100 inodes are needed")
+        );
+        assert!(skipped(worth(&job, few)).is_some());
+        // Few bytes may be many files, and nothing at all is none.
+        assert_eq!(worth(&job, files), Check::Frees(5));
+        assert!(skipped(worth(&job, Freed::files(Some(0)))).is_some());
+        // Bytes are lacking too, and of those it frees enough.
+        assert_eq!(worth(&bench.inodes("/", 9_000, 100), bytes), Check::Frees(1 << 40));
     }
 }

@@ -20,7 +20,11 @@ use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::Deserialize;
 
 use self::selection::{Keep, Selection};
-use super::{Action, Check, Done, Failure, Job, Permission, disk, engine};
+use super::{
+    Action, Check, Done, Failure, Job, Permission,
+    disk::{self, Freed},
+    engine,
+};
 use crate::{
     pattern::Pattern,
     policy::Class,
@@ -99,7 +103,7 @@ impl Action for ImagePrune {
     }
 
     fn fits(&self, kind: Kind) -> bool {
-        kind == Kind::Filesystem
+        matches!(kind, Kind::Filesystem | Kind::Host)
     }
 
     fn timeout(&self) -> Duration {
@@ -161,10 +165,10 @@ impl Action for ImagePrune {
                 return Ok(Check::Skip("nothing_to_delete", told));
             }
             // Layers that images share are counted with each of them; the engine knows what all of them hold.
-            let usage = job.host.docker.disk_usage(&[Object::Images]).await;
+            let usage = disk::counted(job.host.docker.disk_usage(&[Object::Images])).await;
             let all =
-                usage.ok().and_then(|usage| usage.get(Object::Images)).map(|images| images.reclaimable_bytes);
-            Ok(disk::worth(Some(all.map_or(bytes, |all| bytes.min(all))), job.deficit_bytes))
+                usage.and_then(|usage| usage.get(Object::Images)).map(|images| images.reclaimable_bytes);
+            Ok(disk::worth(job, Freed::files(Some(all.map_or(bytes, |all| bytes.min(all))))))
         })
     }
 

@@ -16,7 +16,11 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use zbus::Variant;
 
-use super::{Action, Check, Done, Failure, Job, Permission, by_root, disk, unit_job};
+use super::{
+    Action, Check, Done, Failure, Job, Permission, by_root,
+    disk::{self, Freed},
+    unit_job,
+};
 use crate::{
     helper::Verb,
     policy::Class,
@@ -115,7 +119,10 @@ impl Action for JournalVacuum {
                         format!("the journal takes {size}, and none of it is beyond what stays"),
                     )
                 }
-                most => disk::worth(Some(most), job.deficit_bytes),
+                most => {
+                    let inodes = u64::try_from(files.len()).ok();
+                    disk::worth(job, Freed { bytes: Some(most), inodes })
+                }
             })
         })
     }

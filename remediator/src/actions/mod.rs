@@ -37,6 +37,7 @@ use serde::{
 };
 
 use crate::{
+    fullness::Marks,
     notify::Notifier,
     observe::{Host, Observation},
     policy::Class,
@@ -80,7 +81,7 @@ pub fn report() -> Step {
 const WITH_PARAMETERS: &[(&str, &[Kind])] = &[
     (container_log_truncate::NAME, &[Kind::Filesystem]),
     (journal_vacuum::NAME, &[Kind::Filesystem]),
-    (run_unit::NAME, &[Kind::Filesystem, Kind::Unit, Kind::Container]),
+    (run_unit::NAME, &Kind::ALL),
 ];
 
 /// The names of the actions that can be done about such a thing.
@@ -180,8 +181,8 @@ pub struct Job {
     pub target: Target,
     /// What was seen just before.
     pub seen: Observation,
-    /// How much must be freed until it is well, in bytes; for filesystems.
-    pub deficit_bytes: Option<u64>,
+    /// The marks below which a filesystem is well.
+    pub done_below: Option<Marks>,
 }
 
 /// Whether a step makes sense.
@@ -326,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_what_the_actions_themselves_say() {
-        for kind in [Kind::Filesystem, Kind::Unit, Kind::Container] {
+        for kind in Kind::ALL {
             let mut fit: Vec<&str> = CLASSES
                 .iter()
                 .map(|(step, _)| read(step))

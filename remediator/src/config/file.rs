@@ -194,6 +194,7 @@ pub(super) struct TargetFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct NeededFile {
     pub(super) usage_above: Option<Ratio>,
+    pub(super) inodes_above: Option<Ratio>,
     pub(super) build_cache_above: Option<Bytes>,
     pub(super) always: Option<bool>,
 }
@@ -219,6 +220,7 @@ pub(super) struct WindowFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct VerifyFile {
     pub(super) usage_below: Option<Ratio>,
+    pub(super) inodes_below: Option<Ratio>,
     pub(super) active_for: Option<PromDuration>,
     pub(super) not_failed_for: Option<PromDuration>,
     pub(super) stopped_for: Option<PromDuration>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel_host::config::{ConfigError, Located, PromDuration};
+use evenkeel_host::config::{ConfigError, Located, PromDuration, Ratio};
 
 use super::{
     Checker,
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     actions::{self, Step},
     admission::{Restraint, hours::Hours},
+    fullness::Marks,
     matcher::Matcher,
     policy::{Class, DenyList, Limit, Mode},
     rules::{DoneWhen, NeededWhen, Rule, Verify},
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Below this a disk rule without `needed` is not needed: the threshold of the shipped alerts.
-const USAGE_ABOVE: f64 = 0.85;
+const ABOVE: f64 = 0.85;
 /// How long a filesystem must stay below its mark, when `hold` does not say.
 const HOLD: Duration = Duration::from_secs(60);
 /// A rule's name is part of the names of its reports.
@@ -121,7 +122,7 @@ impl<'a> RuleChecker<'a> {
     fn needed(&self, file: &RuleFile, kind: Kind) -> Result<NeededWhen, ConfigError> {
         let Some(needed) = &file.needed else {
             return match kind {
-                Kind::Filesystem => Ok(NeededWhen::UsageAbove(USAGE_ABOVE)),
+                Kind::Filesystem => Ok(NeededWhen::Above(above_by_default(file.verify.as_ref()))),
                 Kind::Unit | Kind::Container => Ok(NeededWhen::Unwell),
                 Kind::Host => Err(self.wrong(
                     &self.name,
@@ -129,25 +130,28 @@ impl<'a> RuleChecker<'a> {
                 )),
             };
         };
-        let NeededFile { usage_above, build_cache_above, always } = &needed.value;
-        match (usage_above, build_cache_above, always) {
-            (Some(mark), None, None) if kind == Kind::Filesystem => Ok(NeededWhen::UsageAbove(mark.get())),
-            (Some(_), None, None) => {
-                Err(self.wrong(needed, "`needed.usage_above` is for filesystems: remove it"))
+        let NeededFile { usage_above, inodes_above, build_cache_above, always } = &needed.value;
+        let marks = Marks { usage: usage_above.map(Ratio::get), inodes: inodes_above.map(Ratio::get) };
+        let is_marked = marks != Marks::default();
+        match (is_marked, build_cache_above, always) {
+            (true, None, None) if kind == Kind::Filesystem => Ok(NeededWhen::Above(marks)),
+            (true, None, None) => {
+                let key = if marks.usage.is_some() { "usage_above" } else { "inodes_above" };
+                Err(self.wrong(needed, format!("`needed.{key}` is for filesystems: remove it")))
             }
-            (None, Some(most), None) if kind == Kind::Host => Ok(NeededWhen::BuildCacheAbove(most.get())),
-            (None, Some(_), None) => Err(self.wrong(
+            (false, Some(most), None) if kind == Kind::Host => Ok(NeededWhen::BuildCacheAbove(most.get())),
+            (false, Some(_), None) => Err(self.wrong(
                 needed,
                 "`needed.build_cache_above` is for rules that are `on_demand: true` and have no `target`: remove one of the two",
             )),
-            (None, None, Some(true)) if file.on_demand => Ok(NeededWhen::Always),
-            (None, None, Some(true)) => Err(self.wrong(
+            (false, None, Some(true)) if file.on_demand => Ok(NeededWhen::Always),
+            (false, None, Some(true)) => Err(self.wrong(
                 needed,
                 "`needed.always` is for rules that are `on_demand: true`: an alert is no proof of need, remove it",
             )),
             _ => Err(self.wrong(
                 needed,
-                "`needed` wants exactly one of usage_above, build_cache_above and `always: true`",
+                "`needed` wants exactly one kind of mark: usage_above, inodes_above or both; build_cache_above; `always: true`",
             )),
         }
     }
@@ -244,6 +248,7 @@ impl<'a> RuleChecker<'a> {
         let wrong = |message: &str| Err(self.wrong(file, message));
         let VerifyFile {
             usage_below,
+            inodes_below,
             active_for,
             not_failed_for,
             stopped_for,
@@ -257,10 +262,10 @@ impl<'a> RuleChecker<'a> {
                 "`verify.completed` is for rules that are `on_demand: true`: that it was done is no proof that it helped",
             );
         }
+        let below = Marks { usage: usage_below.map(Ratio::get), inodes: inodes_below.map(Ratio::get) };
         let given = [
-            usage_below.map(|mark| {
-                (Kind::Filesystem, DoneWhen::UsageBelow(mark.get()), hold.map_or(HOLD, |h| h.get()))
-            }),
+            (below != Marks::default())
+                .then(|| (Kind::Filesystem, DoneWhen::Below(below), hold.map_or(HOLD, |h| h.get()))),
             active_for.map(|hold| (Kind::Unit, DoneWhen::Active, hold.get())),
             not_failed_for.map(|hold| (Kind::Unit, DoneWhen::NotFailed, hold.get())),
             stopped_for.map(|hold| (Kind::Unit, DoneWhen::Stopped, hold.get())),
@@ -283,7 +288,7 @@ impl<'a> RuleChecker<'a> {
         }
         if hold.is_some() && kind != Kind::Filesystem {
             return wrong(
-                "`verify.hold` goes with usage_below: the other marks say themselves how long they must hold",
+                "`verify.hold` goes with usage_below and inodes_below: the other marks say themselves how long they must hold",
             );
         }
         if hold_for >= within.get() {
@@ -292,14 +297,34 @@ impl<'a> RuleChecker<'a> {
                 PromDuration::new(hold_for)
             ));
         }
-        if let (DoneWhen::UsageBelow(mark), NeededWhen::UsageAbove(usage_above)) = (done, needed)
-            && mark >= usage_above
-        {
-            return wrong(
-                "`verify.usage_below` must be lower than `needed.usage_above` (85% when not given): otherwise it is done when it begins",
-            );
+        if let (DoneWhen::Below(below), NeededWhen::Above(above)) = (done, needed) {
+            self.marks(file, "usage", above.usage, below.usage)?;
+            self.marks(file, "inodes", above.inodes, below.inodes)?;
         }
         Ok(Verify { done, hold: hold_for, within: within.get() })
+    }
+
+    /// The two marks of one thing: what it is needed above, and done below.
+    fn marks(
+        &self,
+        verify: &Located<VerifyFile>,
+        what: &str,
+        above: Option<f64>,
+        below: Option<f64>,
+    ) -> Result<(), ConfigError> {
+        let message = match (above, below) {
+            (Some(above), Some(below)) if below >= above => format!(
+                "`verify.{what}_below` must be lower than `needed.{what}_above` (85% when not given): otherwise it is done when it begins"
+            ),
+            (Some(_), None) => format!(
+                "`needed.{what}_above` has no mark at which it is done: add `{what}_below` to `verify`, below it"
+            ),
+            (None, Some(_)) => format!(
+                "`verify.{what}_below` has no mark at which it is needed: add `{what}_above` to `needed`, above it"
+            ),
+            _ => return Ok(()),
+        };
+        Err(self.wrong(verify, message))
     }
 
     fn steps(&self, steps: &Located<Vec<Located<Step>>>, kind: Kind, mode: Mode) -> Result<(), ConfigError> {
@@ -357,6 +382,13 @@ impl<'a> RuleChecker<'a> {
         }
         Ok(())
     }
+}
+
+/// When a rule about a filesystem is needed that says only when it is done.
+fn above_by_default(verify: Option<&Located<VerifyFile>>) -> Marks {
+    let inodes = verify.is_some_and(|verify| verify.value.inodes_below.is_some());
+    let usage = !inodes || verify.is_some_and(|verify| verify.value.usage_below.is_some());
+    Marks { usage: usage.then_some(ABOVE), inodes: inodes.then_some(ABOVE) }
 }
 
 /// What `verify` looks like for a kind of target.

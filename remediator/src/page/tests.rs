@@ -99,6 +99,7 @@ fn disk(used_ratio: f64, avail_bytes: u64) -> Option<Observation> {
         size_bytes: 512_000_000_000,
         avail_bytes,
         used_ratio,
+        inodes: None,
         device: 1,
     }))
 }

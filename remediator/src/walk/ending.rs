@@ -9,6 +9,7 @@ use crate::{
     admission::{Reason, Refusal},
     assess::Stop,
     clock::rfc3339,
+    fullness::Lack,
     journal::{End, Error, Letter, Record, StepRecord, Write},
     notify::{Notice, Occasion},
     observe::Observation,
@@ -130,10 +131,22 @@ impl Walker {
         }
         // A disk that could not be seen is not walked through either.
         if unwell && rule.selector.kind == Kind::Filesystem && end.reason != "probe_unknown" {
-            end.detail += &self.what_fills(&rule.name, &remediation.target).await;
+            let filling = self.assessor.eyes.what_fills(&rule.name, &remediation.target).await;
+            let lack = self.lack(rule, &remediation.target, end.after.as_ref()).await;
+            end.detail += &filling.clauses(lack);
         }
         end.next_allowed_wall_ms = way.next_allowed_wall_ms;
         self.finish(remediation, Some(rule), way, end).await
+    }
+
+    /// What a filesystem lacks at the end.
+    async fn lack(&self, rule: &Rule, mount_point: &str, after: Option<&Observation>) -> Lack {
+        if let Some(seen) = after {
+            return rule.lack(seen).unwrap_or_default();
+        }
+        let Ok(target) = rule.selector.admit(mount_point) else { return Lack::default() };
+        let seen = self.assessor.eyes.observe(&target).await.ok();
+        seen.and_then(|seen| rule.lack(&seen)).unwrap_or_default()
     }
 
     /// Records the end, counts it, and tells whoever wants to know.
@@ -171,16 +184,6 @@ impl Walker {
         Box::new(move |record: &Record, steps: &[StepRecord]| {
             notifier.letters(&notice(record, occasion, steps))
         })
-    }
-
-    /// The answer to "what fills this disk", as a clause; empty when it could not be told.
-    async fn what_fills(&self, rule: &str, mount_point: &str) -> String {
-        let largest = self.assessor.eyes.largest(rule, mount_point, 3).await;
-        let entries: Vec<String> = largest
-            .iter()
-            .map(|(path, bytes)| format!("{} {}", path.display(), format_bytes(*bytes)))
-            .collect();
-        if entries.is_empty() { String::new() } else { format!("; it is filled by {}", entries.join(", ")) }
     }
 }
 

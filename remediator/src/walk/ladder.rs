@@ -131,7 +131,7 @@ impl Walker {
         {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
         }
-        if !way.acted && rule.deficit(&sight.seen).is_some() {
+        if !way.acted && rule.lack(&sight.seen).is_some() {
             let plan = self.assessor.plan(id, rule, &sight).await;
             way.shortfall = shortfall(rule, &sight, &plan);
             if let Some(detail) = &way.shortfall {
@@ -480,7 +480,7 @@ impl Walker {
 
 /// What all steps together can free, when that is known of each and is less than what is needed.
 fn shortfall(rule: &Rule, sight: &Sight, plan: &[Planned]) -> Option<String> {
-    let deficit = rule.deficit(&sight.seen)?;
+    let deficit = rule.lack(&sight.seen)?.bytes?;
     // Steps of one action free the same: the most of them counts.
     let mut most: BTreeMap<&str, u64> = BTreeMap::new();
     let going =

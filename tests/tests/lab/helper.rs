@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
+use evenkeel_remediator::filling::Filling;
 use evenkeel_tests::{
     binaries::built,
     engine::{Engine, Options},
@@ -119,7 +120,8 @@ async fn says_what_fills_the_disk(host: &SystemdHost) -> Result<()> {
     help(host, "largest", "disk-high", "/var/log/journal").await?;
     let folder = "/run/evenkeel/largest";
     let answer = host.exec(&["sh", "-c", &format!("cat {folder}/*")]).await?;
-    let entries: Vec<(String, u64)> = serde_json::from_str(&answer)?;
+    let filling: Filling = serde_json::from_str(&answer)?;
+    let entries = filling.by_bytes;
     ensure!(entries.iter().any(|(path, bytes)| path.contains("system.journal") && *bytes > 0), "{answer}");
     let modes = host.exec(&["sh", "-c", &format!("stat -c '%a %U %G' {folder} {folder}/*")]).await?;
     ensure!(modes.lines().eq(["750 root evenkeel", "640 root evenkeel"]), "{modes}");

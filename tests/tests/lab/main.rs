@@ -22,6 +22,7 @@ mod hang;
 mod held_back;
 mod helper;
 mod hostile_mounts;
+mod inodes;
 mod itself;
 mod metrics;
 mod packaged;
@@ -57,6 +58,7 @@ fn main() {
         held_back::trials(),
         helper::trials(),
         actions_on_docker::trials(),
+        inodes::trials(),
         actions_on_units::trials(),
         unit::trials(),
         hang::trials(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use evenkeel_remediator::{
+    fullness::Marks,
     policy::Mode,
     rules::{NeededWhen, find},
 };
@@ -205,7 +206,9 @@ fn the_disk_rule_needs_what_its_alert_fires_at() {
         .filter(|(metric, _)| metric == "node_filesystem_avail_bytes")
         .map(|(_, number)| number)
         .collect();
-    let NeededWhen::UsageAbove(mark) = rule.needed else { panic!("a disk is in need by its usage") };
+    let NeededWhen::Above(Marks { usage: Some(mark), inodes: None }) = rule.needed else {
+        panic!("a disk is in need by its usage")
+    };
     assert_eq!(above, [mark]);
 }
 

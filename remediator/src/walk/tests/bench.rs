@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -23,6 +22,7 @@ use crate::{
     assess::Assessor,
     clock::{Clock, Moment},
     config::{Config, tests::config},
+    filling::Filling,
     journal::{Accepted, Error, Incoming, Journal, Reader, Record, StepRecord},
     metrics::Metrics,
     notify::{Notifier, On, Post, Receiver},
@@ -145,8 +145,8 @@ impl World {
 }
 
 impl Eyes for World {
-    fn largest<'a>(&'a self, _: &'a str, _: &'a str, _: usize) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
-        Box::pin(async { Vec::new() })
+    fn what_fills<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Filling> {
+        Box::pin(async { Filling::default() })
     }
 
     fn dependents<'a>(&'a self, _: &'a Target, _: usize) -> BoxFuture<'a, Result<Vec<String>, Unseen>> {
@@ -358,7 +358,7 @@ pub(super) fn disk(used_ratio: f64) -> Observation {
         reason = "the disk of a test"
     )]
     let avail_bytes = ((1.0 - used_ratio) * SIZE as f64) as u64;
-    Observation::Filesystem(Filesystem { size_bytes: SIZE, avail_bytes, used_ratio, device: 1 })
+    Observation::Filesystem(Filesystem { size_bytes: SIZE, avail_bytes, used_ratio, inodes: None, device: 1 })
 }
 
 /// Hears of everything.

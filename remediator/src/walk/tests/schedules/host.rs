@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -20,6 +19,7 @@ use crate::{
     actions::{Action, Check, Done, Failure, Job, Permission},
     admission::gates::Conditions,
     clock::Moment,
+    filling::Filling,
     observe::{Eyes, Observation, Unit, Unseen},
     policy::Class,
     target::{Kind, Target},
@@ -325,8 +325,8 @@ fn observation(thing: &'static str, name: &str, state: State) -> Observation {
 }
 
 impl Eyes for World {
-    fn largest<'a>(&'a self, _: &'a str, _: &'a str, _: usize) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
-        Box::pin(async { Vec::new() })
+    fn what_fills<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Filling> {
+        Box::pin(async { Filling::default() })
     }
 
     fn dependents<'a>(&'a self, target: &'a Target, _: usize) -> BoxFuture<'a, Result<Vec<String>, Unseen>> {
