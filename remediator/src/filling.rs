@@ -19,7 +19,7 @@ pub struct Filling {
     pub by_inodes: Vec<(String, u64)>,
     /// Deleted files that processes have open, the largest first.
     pub deleted: Vec<Deleted>,
-    /// What only root may fill, in bytes.
+    /// What is free and kept for root, or by the filesystem for itself, in bytes.
     pub reserved_bytes: u64,
 }
 
@@ -94,7 +94,7 @@ impl Filling {
                 text += &format!("{:>10}  {} by {}\n", format_bytes(file.bytes), file.path, file.holder);
             }
         }
-        text + &format!("\nreserved for root: {}\n", format_bytes(self.reserved_bytes))
+        text + &format!("\nreserved for root or by the filesystem: {}\n", format_bytes(self.reserved_bytes))
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
             "   30.0 MB  /d\n",
             "  30000000  /many\n",
             "    2.0 GB  /var/log/shop.log by shop (pid 7, shop.service)\n",
-            "reserved for root: 500 B\n",
+            "reserved for root or by the filesystem: 500 B\n",
         ] {
             assert!(report.contains(line), "no {line:?} in {report}");
         }

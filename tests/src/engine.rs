@@ -274,12 +274,6 @@ impl Engine {
         Ok(())
     }
 
-    /// What dockerd has logged.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.dockerd.log()
-    }
-
     /// How many pieces of build cache there are, and how large they are together, in docker's words.
     /// (How many of them are in use is another matter: a build lets go of its own some time after it.)
     ///

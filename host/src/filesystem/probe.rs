@@ -61,7 +61,7 @@ pub struct Filling {
     pub by_inodes: Vec<(PathBuf, u64)>,
     /// Files that have no name any more and are still open.
     pub deleted: Vec<Deleted>,
-    /// What is free and only root may fill, in bytes.
+    /// What is free and kept for root, or by the filesystem for itself (ext4 keeps up to 2 % so), in bytes.
     pub reserved_bytes: u64,
 }
 

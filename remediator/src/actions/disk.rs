@@ -8,7 +8,6 @@ use std::{
 };
 
 use evenkeel_host::{config::format_bytes, docker::Engine, filesystem::ProbeError};
-
 use tokio::time::timeout;
 
 use super::{Check, Failure, Job};

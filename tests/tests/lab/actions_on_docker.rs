@@ -4,13 +4,10 @@ use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
     binaries::Surroundings,
     engine::{BUSYBOX, Engine, Options},
-    namespace, tools,
     wait::wait_for,
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
 use libtest_mimic::Trial;
 use serde_json::Value;
-use tokio::try_join;
 
 use crate::{
     alone::{Alone, ended, rule},
@@ -22,7 +19,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("actions_on_containers_do_what_they_say", on_containers_do_what_they_say),
         trial("actions_on_images_stop_at_the_mark", on_images_stop_at_the_mark),
-        trial("actions_on_images_wait_for_another_prune", on_images_wait_for_another_prune),
         trial("actions_on_logs_keep_the_newest", on_logs_keep_the_newest),
     ]
 }
@@ -120,49 +116,6 @@ async fn on_images_stop_at_the_mark() -> Result<()> {
         ensure!(left.lines().any(|line| line == name), "{name} is gone: {left}");
     }
     ensure!(engine.requests("DELETE", "force=1") + engine.requests("DELETE", "force=true") == 0);
-    Ok(())
-}
-
-/// Images without a name, each of one layer of so many bytes.
-async fn import_nameless(engine: &Engine, count: usize, bytes: usize) -> Result<()> {
-    let layers = namespace::place("layers")?;
-    let import = async |number: usize| {
-        let folder = layers.join(number.to_string());
-        std::fs::create_dir(&folder)?;
-        std::fs::write(folder.join("content"), number.to_string().repeat(bytes))?;
-        let tar = folder.with_extension("tar");
-        let mut pack = tools::command("tar");
-        pack.arg("-cf").arg(&tar).arg("-C").arg(&folder).arg("content");
-        tools::run_blocking(pack)?;
-        engine.docker(&["import", tar.to_str().context("the lab's paths are UTF-8")?]).await.map(drop)
-    };
-    stream::iter(0..count).map(import).buffer_unordered(6).try_collect().await
-}
-
-/// The engine prunes images for somebody else, which takes it a while: it refuses ours, which is put off and counts
-/// nothing. Afterwards nothing is left to do.
-async fn on_images_wait_for_another_prune() -> Result<()> {
-    let engine = Engine::start(Options { disk_mib: 300, ..Options::default() }).await?;
-    import_nameless(&engine, 120, 80 * 1024).await?;
-    // No report first: it would take its time while the other prune goes on.
-    let rules = short_of(&engine, 2.0, "dangling", "image_prune, collect_report")?;
-    let at = start(&engine, &rules).await?;
-    let disk = engine.disk().path().to_str().context("the lab's paths are UTF-8")?;
-    let prunes = || engine.requests("POST", "/images/prune");
-    let ours = async || {
-        wait_for("the other prune to begin", SOON, async || {
-            ensure!(prunes() == 1, "nobody prunes");
-            Ok(())
-        })
-        .await?;
-        at.told("dangling", disk).await
-    };
-    let (record, _) = try_join!(ours(), engine.docker(&["image", "prune", "--force"]))?;
-    ended(&record, "not_needed", "already_well")?;
-    ensure!(record["acted"] == false && acting_steps(&record).is_empty(), "{record:#}");
-    ensure!(prunes() == 2, "{} prunes", prunes());
-    let refused = engine.log().contains("a prune operation is already running");
-    ensure!(refused, "ours came too late to be refused");
     Ok(())
 }
 
