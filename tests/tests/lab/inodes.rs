@@ -93,14 +93,7 @@ async fn of_somebody_else_are_told() -> Result<()> {
     ] {
         ensure!(report.contains(told), "no {told:?} in {report}");
     }
-    // Above one mark only, it is still needed; below both, it is not.
     drop(held);
-    let record = at.told("both", mount_point).await?;
-    ended(&record, "blocked", "not_on_this_filesystem")?;
-    ensure!(
-        record["detail"].as_str().is_some_and(|detail| !detail.contains("it is filled by")),
-        "{record:#}"
-    );
     fs::remove_dir_all(sessions)?;
     ended(&at.told("both", mount_point).await?, "not_needed", "already_well")?;
     let left = engine.build_cache().await?;
