@@ -63,7 +63,7 @@ impl Filling {
         let lacks_inodes = lack.inodes.is_some_and(|inodes| inodes > 0);
         let only_inodes = lacks_inodes && lack.bytes.is_none_or(|bytes| bytes == 0);
         if !only_inodes {
-            add(&mut text, "it is filled by", self.by_bytes.iter().map(|entry| sized(entry)));
+            add(&mut text, "it is filled by", self.by_bytes.iter().map(sized));
             let held = self.deleted.iter().filter(|file| file.bytes >= WORTH_A_WORD).map(Deleted::told);
             add(&mut text, "deleted and still open:", held);
             if lack.bytes.is_some_and(|bytes| bytes > 0 && self.reserved_bytes >= bytes) {
@@ -73,7 +73,7 @@ impl Filling {
             }
         }
         if lacks_inodes {
-            add(&mut text, "most files are in", self.by_inodes.iter().map(|entry| counted(entry)));
+            add(&mut text, "most files are in", self.by_inodes.iter().map(counted));
         }
         text
     }
