@@ -274,7 +274,7 @@ fn a_busy_page_says_what_holds_it_back_what_it_measured_and_what_to_type() {
         "The oldest 2 without an outcome yet, and 5 more",
         "3 alerts",
         "freed 38.4 GB <span class=\"dim\">(41.0 GB claimed)</span>",
-        "before: 91.2 % used, 45.0 GB of 512.0 GB available<br>after: 78.0 % used",
+        "before: 91.2 % used, 45.0 GB of 512.0 GB available, no fixed number of inodes<br>after: 78.0 % used",
         "acknowledged by root",
         "breaker open</span><br>the last 2 tries did not help; a person is needed",
         "<code>evenkeel-remediator ack container-unhealthy shop_worker</code>",
