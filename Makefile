@@ -109,7 +109,7 @@ golden: ## write tests/golden/exporter.prom anew: what the exporter publishes of
 ##@ Measure
 
 .PHONY: bench
-bench: ## what the two binaries cost, beside floor and peers (25 minutes; BENCH=quick: 10); ARGS=PART for some
+bench: ## what the two binaries cost, and what they do, beside floor and peers (40 minutes; BENCH=quick: 25); ARGS=PART for some
 	@$(call need_root,bench)
 	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh lab
