@@ -2,6 +2,7 @@
 //! that met a storm. What is said and to whom is here; that it arrives, in [`courier`].
 
 mod courier;
+mod text;
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 pub use self::courier::PostOffice;
 use crate::{
-    clock::Clock,
+    clock::{Clock, rfc3339},
     journal::{Error, Journal, Letter},
     metrics::Metrics,
     outcome::Outcome,
@@ -140,8 +141,20 @@ pub struct Notice {
     pub after: Option<String>,
     /// What was called, and what came of it.
     pub steps: Vec<String>,
-    /// When a start may be admitted again, RFC 3339.
-    pub next_allowed: Option<String>,
+    /// When the alert came.
+    #[serde(rename = "since", serialize_with = "stamp")]
+    pub since_wall_ms: Option<i64>,
+    /// When a start may be admitted again.
+    #[serde(rename = "next_allowed", serialize_with = "stamp")]
+    pub next_allowed_wall_ms: Option<i64>,
+    /// Until when it can be approved of.
+    #[serde(rename = "expires", serialize_with = "stamp", skip_serializing_if = "Option::is_none")]
+    pub expires_wall_ms: Option<i64>,
+}
+
+/// Times in a message: RFC 3339.
+fn stamp<S: Serializer>(wall_ms: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    wall_ms.map(rfc3339).serialize(serializer)
 }
 
 /// The message with what is the same for all.
@@ -149,6 +162,10 @@ pub struct Notice {
 struct Envelope<'a> {
     version: &'static str,
     host: &'a str,
+    /// In one line.
+    subject: String,
+    /// The whole for people, in Slack's notation.
+    text: String,
     #[serde(flatten)]
     notice: &'a Notice,
     explain: String,
@@ -247,7 +264,8 @@ impl Notifier {
         let explain = format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target));
         let approve = (notice.occasion == Occasion::Approval)
             .then(|| format!("evenkeel-remediator approve {}", notice.id));
-        let envelope = Envelope { version: "1", host: &self.host, notice, explain, approve };
+        let (subject, text) = (text::subject(&self.host, notice), text::text(&self.host, notice));
+        let envelope = Envelope { version: "1", host: &self.host, subject, text, notice, explain, approve };
         let Ok(body) = serde_json::to_string(&envelope) else { return Vec::new() };
         let receivers = self.receivers.iter().filter(|receiver| wants(receiver));
         receivers.map(|receiver| Letter { receiver: receiver.key(), body: body.clone() }).collect()

@@ -7,11 +7,12 @@ use evenkeel_host::config::{PromDuration, format_bytes};
 use serde::Serialize;
 
 use crate::{
-    admission::{Breaker, Scope},
+    admission::{self, Breaker, Scope},
     clock::{Clock, Moment, rfc3339},
     config::Config,
-    journal::{HaltKind, Reader, Record, StepRecord},
+    journal::{HaltKind, Phase, Reader, Record, StepRecord},
     policy::Class,
+    text::shell_word,
 };
 
 /// What is open, what was done last, and what the limits leave.
@@ -20,7 +21,8 @@ use crate::{
 /// When there is no state or it cannot be read.
 pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let reader = open(config)?;
-    let now = reader.on_timeline(&Clock::default().now())?;
+    let clock = Clock::default();
+    let now = reader.on_timeline(&clock.now())?;
     writeln!(
         out,
         "host {}, mode {}, deletion {}, {} rules",
@@ -34,13 +36,16 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "\nopen: {}", if open.is_empty() { "none".to_owned() } else { open.len().to_string() })?;
     for remediation in &open {
         writeln!(out, "  {}", line(remediation))?;
+        if remediation.phase == Phase::Awaiting {
+            let id = remediation.id;
+            writeln!(
+                out,
+                "      evenkeel-remediator approve {id}, or reject {id}; explain says what it would do"
+            )?;
+        }
     }
     writeln!(out, "\nlast:")?;
-    let recent: Vec<Record> = reader
-        .recent(None, None, 10)?
-        .into_iter()
-        .filter(|remediation| remediation.outcome.is_some())
-        .collect();
+    let recent = reader.newest_ended(10)?;
     if recent.is_empty() {
         writeln!(out, "  none yet")?;
     }
@@ -49,7 +54,8 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     }
     writeln!(out, "\nlimits of this host (used of admitted):")?;
     for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
-        let used = reader.budget(&Scope::Class(class), config.limits.class(class))?.used(&now);
+        let budget = reader.budget(&Scope::Class(class), config.limits.class(class))?;
+        let used = budget.used(&now);
         if !used.is_empty() {
             let windows: Vec<String> = used
                 .iter()
@@ -57,13 +63,21 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
                     format!("{used} of {} in {}", limit.count, PromDuration::new(limit.window))
                 })
                 .collect();
-            writeln!(out, "  {}  {}", class.as_str(), windows.join(", "))?;
+            let full = admission::limits(&[budget], &now).err().map_or_else(String::new, |refusal| {
+                format!("; the next one {}", rfc3339(clock.now().wall_after(refusal.wait)))
+            });
+            writeln!(out, "  {}  {}{full}", class.as_str(), windows.join(", "))?;
         }
     }
     for rule in &config.rules {
         for (kind, target, state) in reader.breakers(&rule.name, &rule.restraint, &now)? {
             if state != Breaker::Closed {
-                writeln!(out, "\nbreaker of {} on {kind} {target}: {}", rule.name, state.as_str())?;
+                let ack = format!("evenkeel-remediator ack {} {}", rule.name, shell_word(&target));
+                let means = match state {
+                    Breaker::Open => format!("open, the tries did not help; after a look: {ack}"),
+                    _ => "half open, one try is admitted and decides".to_owned(),
+                };
+                writeln!(out, "\nbreaker of {} on {kind} {target}: {means}", rule.name)?;
             }
         }
     }

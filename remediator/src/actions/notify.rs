@@ -56,7 +56,9 @@ impl Action for Notify {
                 before: Some(job.seen.summary()),
                 after: None,
                 steps: Vec::new(),
-                next_allowed: None,
+                since_wall_ms: None,
+                next_allowed_wall_ms: None,
+                expires_wall_ms: None,
             };
             let told = job.notifier.tell_all(&notice).await;
             let receivers =

@@ -87,7 +87,9 @@ fn notice(outcome: Outcome) -> Notice {
         before: Some("91.0 % used".to_owned()),
         after: Some("90.0 % used".to_owned()),
         steps: vec!["build_cache_prune [D1]: done, freed 1.0 GB".to_owned()],
-        next_allowed: None,
+        since_wall_ms: Some(0),
+        next_allowed_wall_ms: None,
+        expires_wall_ms: None,
     }
 }
 
@@ -200,11 +202,16 @@ async fn the_message_says_what_why_before_after_and_how_to_look() {
     let (headers, body) = &got[0];
     assert_eq!(headers[header::AUTHORIZATION], "Bearer t0ken-of-the-receiver");
     assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    let subject = "vps1: disk-high on filesystem /srv/it's; reboot: the repair did not help, a person is needed \
+                   (since 1970-01-01 00:00 UTC)";
+    assert!(body["text"].as_str().unwrap().starts_with(&format!("*{subject}*\nWhy: it was done")), "{body}");
     assert_eq!(
         *body,
         json!({
             "version": "1",
             "host": "vps1",
+            "subject": subject,
+            "text": body["text"],
             "id": 7,
             "rule": "disk-high",
             "kind": "filesystem",
@@ -215,6 +222,7 @@ async fn the_message_says_what_why_before_after_and_how_to_look() {
             "before": "91.0 % used",
             "after": "90.0 % used",
             "steps": ["build_cache_prune [D1]: done, freed 1.0 GB"],
+            "since": "1970-01-01T00:00:00Z",
             "next_allowed": null,
             "explain": "evenkeel-remediator explain disk-high '/srv/it'\\''s; reboot'",
         })

@@ -10,7 +10,7 @@ use crate::{
     assess::Stop,
     clock::rfc3339,
     fullness::Lack,
-    journal::{End, Error, Letter, Record, StepRecord, Write},
+    journal::{End, Error, Letter, Record, StepRecord, StepState, Write},
     notify::{Notice, Occasion},
     observe::Observation,
     outcome::Outcome,
@@ -181,8 +181,10 @@ impl Walker {
     /// The messages about a remediation, made when it is known how it stands.
     pub(super) fn letters(&self, occasion: Occasion) -> Write {
         let notifier = self.assessor.notifier.clone();
+        let expires_wall_ms = (occasion == Occasion::Approval)
+            .then(|| self.clock.now().wall_after(self.assessor.config.approval_within));
         Box::new(move |record: &Record, steps: &[StepRecord]| {
-            notifier.letters(&notice(record, occasion, steps))
+            notifier.letters(&Notice { expires_wall_ms, ..notice(record, occasion, steps) })
         })
     }
 }
@@ -226,6 +228,9 @@ pub(super) fn notice(ended: &Record, occasion: Occasion, steps: &[StepRecord]) -
         if let Some(freed) = step.measured_freed_bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
             text += &format!(", freed {}", format_bytes(freed));
         }
+        if step.state == StepState::Planned {
+            text += &format!(": {}", step.plan);
+        }
         text
     });
     let detail = ended.detail.as_deref().filter(|detail| !detail.is_empty());
@@ -240,6 +245,8 @@ pub(super) fn notice(ended: &Record, occasion: Occasion, steps: &[StepRecord]) -
         before: ended.before.as_ref().map(Observation::summary),
         after: ended.after.as_ref().map(Observation::summary),
         steps: steps.collect(),
-        next_allowed: ended.next_allowed_wall_ms.map(rfc3339),
+        since_wall_ms: Some(ended.received_wall_ms),
+        next_allowed_wall_ms: ended.next_allowed_wall_ms,
+        expires_wall_ms: None,
     }
 }

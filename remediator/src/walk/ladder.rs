@@ -351,7 +351,9 @@ impl Walker {
             before: Some(sight.seen.summary()),
             after: None,
             steps: Vec::new(),
-            next_allowed: None,
+            since_wall_ms: None,
+            next_allowed_wall_ms: None,
+            expires_wall_ms: None,
         })
     }
 
