@@ -100,11 +100,15 @@ pub enum Reason {
     PackageManager,
     /// The host is short of memory, disk time or processors.
     Pressure,
+    /// A condition that the rule sets in PromQL does not hold, or nobody knows whether it does.
+    Condition,
+    /// Somebody has silenced the alert, or another one inhibits it.
+    Silenced,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Limited,
         Self::Cooldown,
         Self::Breaker,
@@ -118,6 +122,8 @@ impl Reason {
         Self::SystemState,
         Self::PackageManager,
         Self::Pressure,
+        Self::Condition,
+        Self::Silenced,
     ];
 
     /// As in metrics and the audit.
@@ -136,6 +142,8 @@ impl Reason {
             Self::SystemState => "system_state",
             Self::PackageManager => "package_manager",
             Self::Pressure => "pressure",
+            Self::Condition => "condition",
+            Self::Silenced => "silenced",
         }
     }
 
@@ -158,6 +166,7 @@ impl Reason {
                 | Self::SystemState
                 | Self::PackageManager
                 | Self::Pressure
+                | Self::Condition
         )
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration: what is written in YAML becomes what is true here, once. Everything that would make a rule
 //! useless or dangerous is an error at load, with the file, the line and the cure.
 
+mod api;
 mod file;
 mod rule;
 mod server;
@@ -23,6 +24,7 @@ use self::{
 };
 use crate::{
     admission::gates::Gates,
+    api::{Api, prometheus::Prometheus},
     journal::Storm,
     notify::Receiver,
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
@@ -54,6 +56,10 @@ pub struct Config {
     pub open_max: usize,
     /// When and how long needs are kept in sight between deliveries.
     pub reconcile: Reconcile,
+    /// Where alerts are asked about, and silences known.
+    pub alertmanager: Option<Api>,
+    /// Where conditions are asked, and whether the exporter is scraped.
+    pub prometheus: Option<Prometheus>,
     /// Who is told.
     pub receivers: Vec<Receiver>,
     /// What may be deleted.
@@ -157,10 +163,11 @@ impl Checker {
         let deny = DenyList::with(file.policy.deny_units.clone());
         let mut receivers = self.receivers(file.notify)?;
         let mut rules = Vec::new();
-        self.rules(file.rules, &file.policy, &deny, &mut rules)?;
+        let has_prometheus = file.prometheus.is_some();
+        self.rules(file.rules, &file.policy, &deny, has_prometheus, &mut rules)?;
         for (checker, fragment) in fragments {
             receivers.extend(checker.receivers(fragment.notify)?);
-            checker.rules(fragment.rules, &file.policy, &deny, &mut rules)?;
+            checker.rules(fragment.rules, &file.policy, &deny, has_prometheus, &mut rules)?;
         }
         Ok(Config {
             path: PathBuf::from(&self.origin),
@@ -169,6 +176,8 @@ impl Checker {
             state_dir: self.base.join(&file.state.dir),
             open_max: self.open_max(&file.state)?,
             reconcile: self.reconcile(&file.reconcile)?,
+            alertmanager: self.alertmanager(file.alertmanager.as_ref())?,
+            prometheus: self.prometheus(file.prometheus.as_ref())?,
             receivers,
             deletion: file.policy.deletion,
             mode: file.policy.mode,
@@ -188,6 +197,7 @@ impl Checker {
         files: Vec<RuleFile>,
         policy: &Policy,
         deny: &DenyList,
+        has_prometheus: bool,
         rules: &mut Vec<Rule>,
     ) -> Result<(), ConfigError> {
         for file in files {
@@ -195,6 +205,12 @@ impl Checker {
             if rules.iter().any(|rule| rule.name == *name) {
                 let message = format!("rule `{name}` stands twice: give each rule a name of its own");
                 return Err(self.at(&file.name, message));
+            }
+            if let (Some(gate), false) = (file.gates.first(), has_prometheus) {
+                let message = format!(
+                    "rule `{name}`: `gates` needs to know whom to ask: add `prometheus: {{url: http://127.0.0.1:9090}}`"
+                );
+                return Err(self.at(gate, message));
             }
             rules.push(RuleChecker::new(self, policy, deny, file.name.clone()).rule(file)?);
         }

@@ -6,6 +6,7 @@ use anyhow::bail;
 use evenkeel_host::config::{ConfigError, PromDuration, format_bytes};
 
 use crate::{
+    api::prometheus,
     assess::{Assessor, Planned, Sight},
     clock::{Clock, rfc3339},
     config::Config,
@@ -56,6 +57,14 @@ fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Resu
     writeln!(out, "  limits  {}", join(rule.limits.iter().map(ToString::to_string).collect()))?;
     if let Some(hours) = &rule.hours {
         writeln!(out, "  hours   {hours}")?;
+    }
+    for gate in &rule.gates {
+        let otherwise = if gate.open_on_error {
+            "also when Prometheus does not say"
+        } else {
+            "not when Prometheus does not say"
+        };
+        writeln!(out, "  only if {} ({otherwise})", printable(&gate.promql))?;
     }
     for (position, step) in rule.steps.iter().enumerate() {
         let class = step.0.class();
@@ -193,6 +202,7 @@ async fn admission(
     let now = Clock::default().now();
     let mut refusals = Vec::new();
     refusals.extend(assessor.gates(rule, first.class, None, &now).await.err());
+    refusals.extend(prometheus::admit(&assessor.config, rule, first.class, None).await.err());
     if let Some(reader) = reader {
         let now = reader.on_timeline(&now)?;
         let question = assessor.question(0, rule, sight, first.class, true);

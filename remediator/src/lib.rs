@@ -6,6 +6,7 @@
 
 pub mod actions;
 pub mod admission;
+pub mod api;
 pub mod assess;
 pub mod cli;
 pub mod clock;

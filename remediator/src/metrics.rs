@@ -41,6 +41,9 @@ struct Inner {
     notifications: Family<Labels, Counter>,
     reload_succeeded: Gauge,
     reload_at: Gauge,
+    api_requests: Family<Labels, Counter>,
+    api_last_success: Family<Labels, Gauge>,
+    exporter_up: Family<Labels, Gauge>,
 }
 
 impl Metrics {
@@ -156,6 +159,31 @@ impl Metrics {
         (self.0.reload_succeeded.get() == 1, self.0.reload_at.get())
     }
 
+    /// Alertmanager or Prometheus was asked; with the word for why there was no answer.
+    pub fn asked(&self, api: &'static str, fault: Option<&'static str>) {
+        let api = ("api", api.to_owned());
+        let outcome = ("outcome", fault.unwrap_or("success").to_owned());
+        self.0.api_requests.get_or_create(&vec![api.clone(), outcome]).inc();
+        if fault.is_none() {
+            self.0.api_last_success.get_or_create(&vec![api]).set(jiff::Timestamp::now().as_second());
+        }
+    }
+
+    /// How often that was so.
+    #[cfg(test)]
+    pub(crate) fn times_asked(&self, api: &str, outcome: &str) -> u64 {
+        let labels = vec![("api", api.to_owned()), ("outcome", outcome.to_owned())];
+        self.0.api_requests.get_or_create(&labels).get()
+    }
+
+    /// Whether Prometheus scrapes this host's exporter, where it says.
+    pub fn exporter(&self, up: Option<bool>) {
+        match up {
+            Some(up) => drop(self.0.exporter_up.get_or_create(&Vec::new()).set(i64::from(up))),
+            None => self.0.exporter_up.clear(),
+        }
+    }
+
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn notifications(&self, result: Delivery) -> u64 {
@@ -216,6 +244,21 @@ impl Metrics {
             "When the configuration in force was read",
             this.reload_at.clone(),
         );
+        registry.register(
+            "api_requests",
+            "Questions to Alertmanager and Prometheus, by what came of them",
+            this.api_requests.clone(),
+        );
+        registry.register(
+            "api_last_success_timestamp_seconds",
+            "When Alertmanager or Prometheus last answered",
+            this.api_last_success.clone(),
+        );
+        registry.register(
+            "exporter_up",
+            "Whether Prometheus scrapes this host's exporter, where it says",
+            this.exporter_up.clone(),
+        );
     }
 }
 
@@ -236,6 +279,9 @@ impl Inner {
             notifications: Family::default(),
             reload_succeeded: Gauge::default(),
             reload_at: Gauge::default(),
+            api_requests: Family::default(),
+            api_last_success: Family::default(),
+            exporter_up: Family::default(),
         }
     }
 }

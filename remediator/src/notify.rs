@@ -58,6 +58,8 @@ pub enum Occasion {
     Approval,
     /// Too many targets are in need at once, and nothing is done about any.
     Storm,
+    /// Prometheus does not scrape this host's exporter.
+    Blind,
 }
 
 impl Occasion {
@@ -67,6 +69,7 @@ impl Occasion {
             Self::Ended(outcome) => outcome.as_str(),
             Self::Approval => "awaiting_approval",
             Self::Storm => "storm",
+            Self::Blind => "exporter_down",
         }
     }
 
@@ -75,7 +78,7 @@ impl Occasion {
         match self {
             Self::Ended(outcome) => outcome.escalates(),
             Self::Approval => false,
-            Self::Storm => true,
+            Self::Storm | Self::Blind => true,
         }
     }
 }
@@ -261,7 +264,10 @@ impl Notifier {
     }
 
     fn write(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> Vec<Letter> {
-        let explain = format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target));
+        let explain = match notice.occasion {
+            Occasion::Blind => "evenkeel-remediator status".to_owned(),
+            _ => format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target)),
+        };
         let approve = (notice.occasion == Occasion::Approval)
             .then(|| format!("evenkeel-remediator approve {}", notice.id));
         let (subject, text) = (text::subject(&self.host, notice), text::text(&self.host, notice));

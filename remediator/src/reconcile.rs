@@ -3,7 +3,7 @@
 //! at when it is walked. Never for what no alert asked for: an alert that was resolved, or not heard of for too long,
 //! asks for nothing any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -12,9 +12,14 @@ use tokio::{
 
 use crate::{
     admission::Reason,
+    api::{
+        alertmanager::{self, Alerts, Standing},
+        prometheus::{self, Exporter},
+    },
     assess::Assessor,
     config::Config,
     journal::{Error, Held, Record},
+    notify::{Notice, Occasion},
     outcome::Outcome,
     policy::Mode,
     rules::Rule,
@@ -22,6 +27,9 @@ use crate::{
     walk::Walker,
     worker::Bell,
 };
+
+/// So many looks in a row make it worth telling: a target that restarts is down in one.
+const BLIND: u32 = 2;
 
 /// When and how long needs are kept in sight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +52,14 @@ pub struct Reconciler {
     walker: Walker,
     live: watch::Receiver<Arc<Config>>,
     bell: Bell,
+    /// Looks in a row in which Prometheus said that it does not scrape this host's exporter.
+    blind: u32,
 }
 
 impl Reconciler {
     /// Rings `bell` when it has taken something up.
     pub fn new(walker: Walker, live: watch::Receiver<Arc<Config>>, bell: Bell) -> Self {
-        Self { walker, live, bell }
+        Self { walker, live, bell, blind: 0 }
     }
 
     /// Looks at its pace, and at once when a person has decided something, until the walker's stop is set.
@@ -69,6 +79,9 @@ impl Reconciler {
                 () = stop.cancelled() => return,
             };
             last = Instant::now();
+            if !decided && let Err(error) = self.watch_the_exporter().await {
+                tracing::error!(%error, "that the exporter is down cannot be told");
+            }
             match self.look(decided).await {
                 Ok(taken_up) if taken_up > 0 => self.bell.ring(),
                 Ok(_) => {}
@@ -81,6 +94,50 @@ impl Reconciler {
         }
     }
 
+    /// Without the exporter no alert comes, and nothing is repaired: people are told once, and it gates nothing.
+    async fn watch_the_exporter(&mut self) -> Result<(), Error> {
+        let config = Arc::clone(&self.live.borrow());
+        let seen = prometheus::exporter(&config, &self.walker.metrics).await;
+        self.walker.metrics.exporter(match seen {
+            Some(Exporter::Up) => Some(true),
+            Some(Exporter::Down | Exporter::Absent) => Some(false),
+            Some(Exporter::Unknown) | None => None,
+        });
+        let why = match seen {
+            Some(Exporter::Down) => "Prometheus cannot scrape this host's exporter",
+            Some(Exporter::Absent) => "Prometheus has no exporter of this host among its targets",
+            Some(Exporter::Unknown) => return Ok(()),
+            Some(Exporter::Up) | None => {
+                self.blind = 0;
+                return Ok(());
+            }
+        };
+        self.blind = self.blind.saturating_add(1);
+        if self.blind != BLIND {
+            return Ok(());
+        }
+        tracing::warn!(why, "no alert about this host can come");
+        let notifier = self.walker.assessor.under(config.clone()).notifier;
+        let letters = notifier.letters(&Notice {
+            id: 0,
+            rule: String::new(),
+            kind: "host".to_owned(),
+            target: config.hosts.first().cloned().unwrap_or_default(),
+            occasion: Occasion::Blind,
+            reason: Occasion::Blind.as_str().to_owned(),
+            summary: format!("{why}: no alert comes from it, and so nothing is repaired"),
+            before: None,
+            after: None,
+            steps: Vec::new(),
+            since_wall_ms: None,
+            next_allowed_wall_ms: None,
+            expires_wall_ms: None,
+        });
+        let dropped = self.walker.journal.post(letters, self.walker.clock.now()).await?;
+        notifier.ring(dropped);
+        Ok(())
+    }
+
     /// One look over all needs; answers how many were taken up.
     async fn look(&self, decided: bool) -> Result<usize, Error> {
         let config = Arc::clone(&self.live.borrow());
@@ -88,13 +145,33 @@ impl Reconciler {
         let now = self.walker.clock.now();
         let needs = self.walker.journal.unresolved(assessor.config.reconcile.alert_ttl, now).await?;
         let mut taken_up = 0;
+        // Alertmanager is asked once a rule in each look.
+        let mut known: HashMap<String, Option<Alerts>> = HashMap::new();
         for need in needs {
             let Some((rule, target)) = repairs(&assessor, &need.record) else { continue };
-            if is_held(&need.record)
-                && (decided || need.left.is_zero())
-                && self.admitted(&assessor, rule, &target).await?
+            let held = is_held(&need.record) && (decided || need.left.is_zero());
+            // What was cured, or was well, and is in need again while its alert never stopped firing: no delivery comes
+            // for that before the repeat interval is over.
+            let relapsed = is_well(&need.record) && assessor.config.alertmanager.is_some();
+            if !(held || relapsed && assessor.look(rule, &target).await.is_ok())
+                || !self.admitted(&assessor, rule, &target).await?
             {
-                taken_up += usize::from(self.take_up(rule, &need).await?);
+                continue;
+            }
+            if !known.contains_key(&rule.name) {
+                let alerts = alertmanager::alerts(&assessor.config, rule, &self.walker.metrics).await;
+                known.insert(rule.name.clone(), alerts);
+            }
+            let alerts = known.get(&rule.name).and_then(Option::as_ref);
+            let standing = alerts
+                .map_or(Standing::Unknown, |alerts| alerts.standing(&assessor.config, rule, &need.record));
+            match standing {
+                Standing::Active => taken_up += usize::from(self.take_up(rule, &need).await?),
+                Standing::Unknown if held => taken_up += usize::from(self.take_up(rule, &need).await?),
+                Standing::Gone => {
+                    self.walker.journal.note_gone(need.record.id, self.walker.clock.now()).await?;
+                }
+                Standing::Muted(_) | Standing::Unknown => {}
             }
         }
         Ok(taken_up)
@@ -133,6 +210,11 @@ fn repairs<'a>(assessor: &'a Assessor, record: &Record) -> Option<(&'a Rule, Tar
     let same_kind = record.kind() == Some(rule.selector.kind);
     let target = same_kind.then(|| rule.selector.admit(&record.target).ok())??;
     Some((rule, target))
+}
+
+/// Whether nothing was to be done when it ended.
+fn is_well(record: &Record) -> bool {
+    matches!(record.outcome, Some(Outcome::Succeeded | Outcome::NotNeeded))
 }
 
 /// Whether it ended without curing its need, for a reason that may pass. Not what a person has refused, or was asked

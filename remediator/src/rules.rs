@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     actions::Step,
     admission::{Restraint, hours::Hours},
+    api::prometheus::Gate,
     fullness::{Lack, Marks},
     matcher::Matcher,
     observe::Observation,
@@ -33,6 +34,8 @@ pub struct Rule {
     pub restraint: Restraint,
     /// When it may act; always where not set.
     pub hours: Option<Hours>,
+    /// What Prometheus must say for it to act.
+    pub gates: Vec<Gate>,
     /// Tried in this order until it is done.
     pub steps: Vec<Step>,
     /// When it is done; rules that only observe have none.

@@ -14,12 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::ladder::{Effect, Way};
 use crate::{
+    admission::{Reason, Refusal},
+    api::{
+        alertmanager::{self, Standing},
+        prometheus,
+    },
     assess::{Assessor, Sight},
     clock::{Clock, Moment},
     journal::{End, Error, Journal, Phase, Record, Renamed, StepState},
     metrics::Metrics,
     outcome::Outcome,
-    policy::Mode,
+    policy::{Class, Mode},
     rules::Rule,
     target::Target,
 };
@@ -112,6 +117,19 @@ impl Walker {
         position: usize,
         way: Way,
     ) -> Result<Next, Error> {
+        // What was said while it waited counts: an alert that somebody has silenced meanwhile is left alone.
+        if rule.acts()
+            && !way.acted
+            && rule.mode > Mode::Plan
+            && has_waited(remediation)
+            && let Standing::Muted(detail) =
+                alertmanager::standing(&self.assessor.config, rule, remediation, &self.metrics).await
+        {
+            let wait = self.assessor.config.reconcile.interval;
+            let refusal = Refusal { reason: Reason::Silenced, scope: "rule_target", detail, wait };
+            self.metrics.decision(&rule.name, "refused", refusal.reason.as_str());
+            return self.refused(remediation, rule, refusal, &sight.seen).await;
+        }
         // A rule that only observes does so in every mode, and what has begun is not begun again.
         match rule.mode {
             _ if !rule.acts() || way.acted => self.ladder(remediation, rule, sight, position, way).await,
@@ -119,6 +137,12 @@ impl Walker {
             Mode::Approve => self.approval(remediation, rule, sight, position, way).await,
             Mode::Auto => self.ladder(remediation, rule, sight, position, way).await,
         }
+    }
+
+    /// Whether the rule's hours, the host itself and Prometheus let a step of this class begin now.
+    async fn gates(&self, rule: &Rule, class: Class) -> Result<(), Refusal> {
+        self.assessor.gates(rule, class, self.started.as_ref(), &self.clock.now()).await?;
+        prometheus::admit(&self.assessor.config, rule, class, Some(&self.metrics)).await
     }
 
     /// The rule and the target of a remediation, if the configuration still has and admits them.
@@ -179,4 +203,11 @@ impl Walker {
             Renamed::Absorbed => Ok(Next::Ended),
         }
     }
+}
+
+/// Whether the alert may be another than when it came: it waited for a limit, a gate or a person, or was taken up again.
+fn has_waited(remediation: &Record) -> bool {
+    remediation.deliveries == 0
+        || remediation.next_allowed_wall_ms.is_some()
+        || remediation.decided_by.is_some()
 }

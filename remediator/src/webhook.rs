@@ -5,7 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
 
-use crate::{config::Config, journal::Incoming, policy::DenyList, rules, target::Kind};
+use crate::{
+    config::Config,
+    journal::Incoming,
+    policy::DenyList,
+    rules,
+    rules::Rule,
+    target::{Kind, Target},
+};
 
 /// A delivery's size at most, in bytes: 10,000 alerts are 6 to 8 MB.
 pub const BODY_MAX: usize = 16 << 20;
@@ -91,6 +98,16 @@ impl Alert {
     }
 }
 
+/// The rule and the target that an alert with these labels selects on this host.
+pub(crate) fn selected<'a>(
+    config: &'a Config,
+    labels: &BTreeMap<String, String>,
+    local: bool,
+) -> Option<(&'a Rule, Target)> {
+    let rule = is_here(labels, &config.hosts, local).then(|| rules::find(&config.rules, labels))??;
+    Some((rule, rule.selector.select(labels).ok()?))
+}
+
 fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
     let size: usize = alert.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     if size > LABELS_MAX {
@@ -133,7 +150,7 @@ fn denied(deny: &DenyList, kind: Kind, name: &str) -> bool {
 
 /// Whether an alert is about this host: by its `host` label, else by its `instance` without the port. The names of
 /// loopback mean this host only when the delivery came over it.
-fn is_here(labels: &BTreeMap<String, String>, hosts: &[String], local: bool) -> bool {
+pub(crate) fn is_here(labels: &BTreeMap<String, String>, hosts: &[String], local: bool) -> bool {
     let named = match (labels.get("host"), labels.get("instance")) {
         (Some(host), _) if !host.is_empty() => host.as_str(),
         (_, Some(instance)) => without_port(instance),

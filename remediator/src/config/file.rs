@@ -25,6 +25,8 @@ pub(super) struct File {
     pub(super) state: State,
     #[serde(default)]
     pub(super) reconcile: ReconcileFile,
+    pub(super) alertmanager: Option<Located<ApiFile>>,
+    pub(super) prometheus: Option<Located<PrometheusFile>>,
     #[serde(default)]
     pub(super) notify: Vec<NotifyTo>,
     #[serde(default)]
@@ -140,6 +142,70 @@ pub(super) struct ReconcileFile {
     pub(super) alert_ttl: Option<PromDuration>,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApiFile {
+    pub(super) url: Located<String>,
+    pub(super) bearer_token_file: Option<Located<PathBuf>>,
+    pub(super) basic_auth: Option<Located<BasicFile>>,
+    pub(super) tls: Option<Located<TlsFile>>,
+}
+
+/// The same with a job; flattened, its errors would lose their lines.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrometheusFile {
+    pub(super) url: Located<String>,
+    pub(super) bearer_token_file: Option<Located<PathBuf>>,
+    pub(super) basic_auth: Option<Located<BasicFile>>,
+    pub(super) tls: Option<Located<TlsFile>>,
+    pub(super) job: Option<String>,
+}
+
+impl PrometheusFile {
+    pub(super) fn api(&self) -> ApiFile {
+        let Self { url, bearer_token_file, basic_auth, tls, job: _ } = self;
+        ApiFile {
+            url: url.clone(),
+            bearer_token_file: bearer_token_file.clone(),
+            basic_auth: basic_auth.clone(),
+            tls: tls.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BasicFile {
+    pub(super) username: String,
+    pub(super) password_file: Located<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsFile {
+    pub(super) ca_file: Option<Located<PathBuf>>,
+    pub(super) cert_file: Option<Located<PathBuf>>,
+    pub(super) key_file: Option<Located<PathBuf>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GateFile {
+    pub(super) promql: String,
+    #[serde(default)]
+    pub(super) on_error: OnError,
+}
+
+/// Whether a condition that cannot be asked lets a rule act.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnError {
+    #[default]
+    Closed,
+    Open,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum NotifyTo {
@@ -176,6 +242,8 @@ pub(super) struct RuleFile {
     pub(super) cooldown: Option<PromDuration>,
     pub(super) breaker: Option<BreakerFile>,
     pub(super) window: Option<Located<WindowFile>>,
+    #[serde(default)]
+    pub(super) gates: Vec<Located<GateFile>>,
     pub(super) steps: Located<Vec<Located<Step>>>,
     pub(super) verify: Option<Located<VerifyFile>>,
 }

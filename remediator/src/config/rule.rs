@@ -57,6 +57,7 @@ impl<'a> RuleChecker<'a> {
         let rule_limits =
             file.rule_limits.map_or(Ok(Vec::new()), |limits| self.windows(limits, "rule_limits"))?;
         let hours = file.window.as_ref().map(|window| self.hours(window)).transpose()?;
+        let gates = self.checker.conditions(&self.name.value, &file.gates)?;
         let mode = self.mode(file.mode, &file.steps.value);
         let verify = file.verify.as_ref();
         let verify =
@@ -72,6 +73,7 @@ impl<'a> RuleChecker<'a> {
             rule_limits,
             restraint,
             hours,
+            gates,
             steps: evidence_first(file.steps.value.into_iter().map(|step| step.value).collect()),
             verify,
         };

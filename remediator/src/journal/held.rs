@@ -39,6 +39,14 @@ impl Journal {
         self.change(move |db| unresolved(db, ttl, &now)).await
     }
 
+    /// Alertmanager no longer has the alert: as good as a message that it is resolved.
+    ///
+    /// # Errors
+    /// When it is not on disk.
+    pub async fn note_gone(&self, id: i64, now: Moment) -> Result<(), Error> {
+        self.change(move |db| note_gone(db, id, &now)).await
+    }
+
     /// Opens a remediation for the same need as an ended one. Answers its number, or nothing when something came
     /// between: an alert that opened one, or said that it is resolved.
     ///
@@ -46,6 +54,18 @@ impl Journal {
     /// When it is not on disk.
     pub async fn take_up(&self, id: i64, impact: bool, now: Moment) -> Result<Option<i64>, Error> {
         self.change(move |db| take_up(db, id, impact, &now)).await
+    }
+}
+
+fn note_gone(db: &Connection, id: i64, now: &Moment) -> rusqlite::Result<()> {
+    let noted = db.execute(
+        "UPDATE remediation SET resolved_wall_ms = ?2 WHERE id = ?1 AND resolved_wall_ms IS NULL",
+        params![id, now.wall_ms],
+    )?;
+    if noted > 0 {
+        event(db, id, now.wall_ms, "gone", "Alertmanager has no such alert any more")
+    } else {
+        Ok(())
     }
 }
 

@@ -291,7 +291,7 @@ impl Walker {
         first: bool,
     ) -> Result<Admission, Error> {
         let class = step.map_or(Class::S0, |(_, step)| step.0.class());
-        let gates = self.assessor.gates(rule, class, self.started.as_ref(), &self.clock.now()).await;
+        let gates = self.gates(rule, class).await;
         let admission = match gates {
             Err(refusal) => Admission::Refused(refusal),
             Ok(()) => {
@@ -325,7 +325,7 @@ impl Walker {
         class: Class,
     ) -> Result<Option<Refusal>, Error> {
         let now = self.clock.now();
-        if let Err(refusal) = self.assessor.gates(rule, class, self.started.as_ref(), &now).await {
+        if let Err(refusal) = self.gates(rule, class).await {
             return Ok(Some(refusal));
         }
         let question = self.assessor.question(id, rule, sight, class, true);

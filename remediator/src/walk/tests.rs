@@ -1,6 +1,7 @@
 //! The walk with scripted eyes and fake hands: every end, every limit, every crash. No daemon, no root, no real time.
 
 mod approvals;
+mod asking;
 mod bench;
 mod between;
 mod busy;

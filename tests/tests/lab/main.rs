@@ -7,6 +7,7 @@
 mod actions_on_docker;
 mod actions_on_units;
 mod alone;
+mod between_deliveries;
 mod blind;
 mod closed_loop;
 mod crash;
@@ -55,6 +56,7 @@ fn main() {
         demo::trials(),
         packaged::trials(),
         blind::trials(),
+        between_deliveries::trials(),
         held_back::trials(),
         helper::trials(),
         actions_on_docker::trials(),

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
-    binaries::Remediator, exposition::Exposition, http, namespace, process::free_port, tools, wait::wait_for,
+    binaries::Remediator, exposition::Exposition, http, namespace, process::free_port,
+    prometheus::Prometheus, tools, wait::wait_for,
 };
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -36,7 +37,12 @@ async fn those_on_the_list() -> Result<()> {
     let dir = namespace::place("metrics")?;
     let port = free_port()?;
     let config = dir.join("remediator.yml");
-    fs::write(&config, REMEDIATOR.replace("PORT", &port.to_string()))?;
+    // One to ask, which scrapes nothing.
+    let (prometheus_config, prometheus_port) = (dir.join("prometheus.yml"), free_port()?);
+    fs::write(&prometheus_config, "scrape_configs: []\n")?;
+    let prometheus = Prometheus::start(&prometheus_config, prometheus_port).await?;
+    let text = REMEDIATOR.replace("PORT", &port.to_string()).replace("PROMETHEUS", &prometheus.url());
+    fs::write(&config, text)?;
     fs::write(dir.join("web.yml"), "http_server_config: {headers: {X-Frame-Options: deny}}\n")?;
     let remediator = Remediator::start(&dir, port, &config, &around).await?;
     // One alert that is repaired, one that means nothing here: each counter counts something.
@@ -76,6 +82,8 @@ const REMEDIATOR: &str = r#"
 identity: {hosts: [lab]}
 server: {auth: none, listen: ["127.0.0.1:PORT"], web_config_file: web.yml}
 state: {dir: state}
+reconcile: {interval: 1s}
+prometheus: {url: "PROMETHEUS"}
 policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: metrics
