@@ -243,3 +243,26 @@ fn a_good_configuration_comes_into_force_whole_and_a_bad_one_not_at_all() {
     assert_eq!(ran.code, 64);
     assert!(ran.stderr.contains("conf.d/shop.yml:1:1: unknown key `policy`"), "{ran:?}");
 }
+
+/// Old beside new while the sender is changed, then only the new one: each at a reload, without a restart.
+#[test]
+fn tokens_are_rotated_by_a_reload() {
+    const NEW: &str = "another token, as long as it must be";
+    let daemon = Daemon::start();
+    let delivered = |token| daemon.post("/api/v1/alerts", Some(token), r#"{"version":"4","alerts":[]}"#).0;
+    assert_eq!((delivered(ALERT_TOKEN), delivered(NEW)), (200, 401));
+    fs::write(daemon.path("new.token"), NEW).unwrap();
+    let both = CONFIG.replace("[alert.token]", "[alert.token, new.token]");
+    fs::write(daemon.path("r.yml"), both).unwrap();
+    assert_eq!((delivered(ALERT_TOKEN), delivered(NEW)), (200, 401), "nobody has reloaded yet");
+    said(&daemon.order(&["reload"]), 0, "the configuration is in force");
+    assert_eq!((delivered(ALERT_TOKEN), delivered(NEW)), (200, 200));
+    fs::write(daemon.path("r.yml"), CONFIG.replace("[alert.token]", "[new.token]")).unwrap();
+    said(&daemon.order(&["reload"]), 0, "the configuration is in force");
+    assert_eq!((delivered(ALERT_TOKEN), delivered(NEW)), (401, 200));
+    // And the write scope's.
+    fs::write(daemon.path("write.token"), "a write token of today, long enough").unwrap();
+    said(&daemon.order(&["reload"]), 0, "the configuration is in force");
+    let resumed = |token| daemon.post("/api/v1/resume", Some(token), "").0;
+    assert_eq!((resumed(WRITE_TOKEN), resumed("a write token of today, long enough")), (401, 200));
+}
