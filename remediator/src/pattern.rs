@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 /// No path is longer, and no name: a longer text is neither a pattern nor fits one. In bytes.
 const LONGEST: usize = 4096;
+/// What a match costs grows with their number, times the length of the name.
+const MOST_STARS: usize = 16;
 
 /// One pattern of an allow-list or the deny-list.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +46,9 @@ impl FromStr for Pattern {
         }
         if text.len() > LONGEST {
             return Err(format!("a name has {LONGEST} bytes at most, and this is longer: shorten it"));
+        }
+        if text.matches('*').count() > MOST_STARS {
+            return Err(format!("a pattern has {MOST_STARS} `*` at most, and this has more: write several"));
         }
         let mut expression = String::from("^(?s:");
         let mut last = None;
@@ -100,5 +105,11 @@ mod tests {
         assert!(longest.parse::<Pattern>().unwrap().matches(&longest));
         assert!(format!("{longest}a").parse::<Pattern>().is_err());
         assert!(!"*".parse::<Pattern>().unwrap().matches(&format!("{longest}a")));
+    }
+
+    #[test]
+    fn wildcards_have_a_bound() {
+        assert!("b*".repeat(MOST_STARS).parse::<Pattern>().is_ok());
+        assert!("b*".repeat(MOST_STARS + 1).parse::<Pattern>().is_err());
     }
 }
