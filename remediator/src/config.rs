@@ -25,11 +25,12 @@ use self::{
 use crate::{
     admission::gates::Gates,
     api::{Api, prometheus::Prometheus},
-    journal::Storm,
+    journal::{Places, Storm},
     notify::Receiver,
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
     reconcile::Reconcile,
     rules::Rule,
+    text::digest,
 };
 
 /// A folder beside the configuration; its files may hold `rules` and `notify`.
@@ -38,6 +39,8 @@ const FRAGMENTS: &str = "conf.d";
 const OPEN_MAX: usize = 10_000;
 /// Other units that a restart may take along.
 const BLAST_RADIUS: u32 = 3;
+/// In here each state has a folder to fall back to.
+const FALLBACKS: &str = "/run/evenkeel-remediator";
 /// How long a person may take to approve.
 const APPROVAL_WITHIN: Duration = Duration::from_secs(30 * 60);
 
@@ -52,6 +55,8 @@ pub struct Config {
     pub access: Access,
     /// Where the state lives.
     pub state_dir: PathBuf,
+    /// Where it goes while that cannot be written.
+    pub fallback_dir: PathBuf,
     /// So many open remediations ask further deliveries to come again.
     pub open_max: usize,
     /// When and how long needs are kept in sight between deliveries.
@@ -90,6 +95,13 @@ pub struct HostLimits {
     pub target: Vec<Limit>,
     /// Starts of everything.
     pub host: Vec<Limit>,
+}
+
+impl Config {
+    /// Where the state lies.
+    pub fn places(&self) -> Places {
+        Places { dir: self.state_dir.clone(), fallback: Some(self.fallback_dir.clone()) }
+    }
 }
 
 impl HostLimits {
@@ -169,11 +181,13 @@ impl Checker {
             receivers.extend(checker.receivers(fragment.notify)?);
             checker.rules(fragment.rules, &file.policy, &deny, has_prometheus, &mut rules)?;
         }
+        let state_dir = self.base.join(&file.state.dir);
         Ok(Config {
             path: PathBuf::from(&self.origin),
             hosts: if file.identity.hosts.is_empty() { own_names() } else { file.identity.hosts },
             access,
-            state_dir: self.base.join(&file.state.dir),
+            fallback_dir: fallback_of(&state_dir),
+            state_dir,
             open_max: self.open_max(&file.state)?,
             reconcile: self.reconcile(&file.reconcile)?,
             alertmanager: self.alertmanager(file.alertmanager.as_ref())?,
@@ -354,6 +368,12 @@ fn read_limits(texts: &[&str]) -> Vec<Limit> {
 }
 
 /// This host's name, and the full names that /etc/hosts gives it. No resolver is asked: it may hang.
+/// Each state has its own, told by its path: it must never be taken for another's.
+fn fallback_of(state_dir: &Path) -> PathBuf {
+    let absolute = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    Path::new(FALLBACKS).join(digest(absolute.as_os_str().as_encoded_bytes()))
+}
+
 fn own_names() -> Vec<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What people may order: approve, reject, pause, resume, ack, trigger, reload. The same routes over HTTP with a token
 //! of the write scope, and over the control socket for the command line on this host. Who orders it is on record.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use evenkeel_host::{
     config::{ConfigError, PromDuration},
@@ -99,6 +99,17 @@ pub fn is_order(path: &str) -> bool {
 }
 
 impl Control {
+    /// Where it is reached from this host: beside the state.
+    pub fn socket(&self) -> PathBuf {
+        let places = self.live.borrow().places();
+        let path = self.journal.standing().borrow().path.with_file_name(SOCKET);
+        if let Some(fallback) = places.fallback.map(|dir| dir.join(SOCKET)).filter(|other| *other != path) {
+            // One that an earlier process left would be asked in place of this one.
+            drop(std::fs::remove_file(fallback));
+        }
+        path
+    }
+
     /// Answers what came over the control socket: only root and the user that this process runs as may order.
     pub async fn answer_local(self, request: Request, peer: Peer) -> Response {
         let own = rustix::process::geteuid().as_raw();
@@ -379,7 +390,10 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn order(config: &Config, path: &str, body: &serde_json::Value) -> anyhow::Result<String> {
     // reqwest takes the process's default provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let socket = config.state_dir.join(SOCKET);
+    // In the fallback where the process began there; where it fell back later, still in the state's own place.
+    let places = config.places();
+    let fallback = places.fallback.iter().map(|dir| dir.join(SOCKET)).find(|socket| socket.exists());
+    let socket = fallback.unwrap_or_else(|| places.dir.join(SOCKET));
     let client =
         outgoing::client(|| reqwest::Client::builder().unix_socket(socket.as_path()).timeout(ORDER_TIMEOUT))?;
     let answer = client.post(format!("http://localhost{path}")).json(body).send().await.map_err(|error| {

@@ -124,7 +124,7 @@ pub async fn target(config: Config, rule: &str, name: &str, out: &mut impl Write
         Ok(target) => target,
         Err(no) => bail!("rule {} does not act on {name}: {}", rule.name, no.reason()),
     };
-    let reader = Reader::open_if_any(&config.state_dir)?;
+    let reader = Reader::open_if_any(&config.places())?;
     describe(&config, rule, out)?;
     writeln!(out, "\nnow")?;
     now(&assessor, rule, &target, reader.as_ref(), out).await?;

@@ -34,6 +34,7 @@ pub mod rules;
 pub mod serve;
 pub mod server;
 pub mod simulate;
+pub mod standing;
 pub mod status;
 pub mod systemd;
 pub mod target;

@@ -38,6 +38,7 @@ struct Inner {
     freed: Family<Labels, Counter>,
     claimed: Family<Labels, Counter>,
     write_errors: Counter,
+    degraded: Gauge,
     notifications: Family<Labels, Counter>,
     reload_succeeded: Gauge,
     reload_at: Gauge,
@@ -140,6 +141,11 @@ impl Metrics {
         self.0.write_errors.inc();
     }
 
+    /// Whether the state lies in its fallback.
+    pub fn state_degraded(&self, degraded: bool) {
+        self.0.degraded.set(i64::from(degraded));
+    }
+
     /// A message was delivered to one receiver, or will not be.
     pub fn notification(&self, result: Delivery) {
         self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).inc();
@@ -230,6 +236,11 @@ impl Metrics {
             this.write_errors.clone(),
         );
         registry.register(
+            "state_degraded",
+            "Whether the state lies in memory because its directory cannot be written",
+            this.degraded.clone(),
+        );
+        registry.register(
             "notifications",
             "Messages to receivers, by what became of them",
             this.notifications.clone(),
@@ -276,6 +287,7 @@ impl Inner {
             freed: Family::default(),
             claimed: Family::default(),
             write_errors: Counter::default(),
+            degraded: Gauge::default(),
             notifications: Family::default(),
             reload_succeeded: Gauge::default(),
             reload_at: Gauge::default(),

@@ -16,7 +16,7 @@ use crate::{
     journal::{Error, Journal, Letter},
     metrics::Metrics,
     outcome::Outcome,
-    text::shell_word,
+    text::{digest, shell_word},
 };
 
 /// When a receiver wants to hear.
@@ -60,6 +60,10 @@ pub enum Occasion {
     Storm,
     /// Prometheus does not scrape this host's exporter.
     Blind,
+    /// The state lies in its fallback.
+    StateDegraded,
+    /// The state was damaged, and what was started before is not known.
+    StateLost,
 }
 
 impl Occasion {
@@ -70,6 +74,8 @@ impl Occasion {
             Self::Approval => "awaiting_approval",
             Self::Storm => "storm",
             Self::Blind => "exporter_down",
+            Self::StateDegraded => "state_degraded",
+            Self::StateLost => "state_lost",
         }
     }
 
@@ -78,7 +84,7 @@ impl Occasion {
         match self {
             Self::Ended(outcome) => outcome.escalates(),
             Self::Approval => false,
-            Self::Storm | Self::Blind => true,
+            Self::Storm | Self::Blind | Self::StateDegraded | Self::StateLost => true,
         }
     }
 }
@@ -111,12 +117,9 @@ impl Receiver {
     }
 
     /// Tells this receiver's waiting messages from others', also after a restart, without the URL, which may hold a
-    /// secret: FNV-1a (draft-eastlake-fnv), which is the same in every build.
+    /// secret.
     pub fn key(&self) -> String {
-        let hash = self.url.expose().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
+        digest(self.url.expose().as_bytes())
     }
 }
 
@@ -131,7 +134,7 @@ pub struct Notice {
     pub kind: String,
     /// Its name.
     pub target: String,
-    /// What there is to tell: how it ended, `awaiting_approval`, or `storm`.
+    /// What there is to tell: how it ended, `awaiting_approval`, `storm`, `state_degraded` or `state_lost`.
     #[serde(rename = "outcome")]
     pub occasion: Occasion,
     /// Why, as a word.
@@ -254,7 +257,18 @@ impl Notifier {
     /// # Errors
     /// When the message is not on disk.
     pub async fn tell_all(&self, notice: &Notice) -> Result<usize, Error> {
-        let letters = self.write(notice, |_| true);
+        self.post(self.write(notice, |_| true)).await
+    }
+
+    /// Tells those receivers that want to hear of it, and answers how many they are.
+    ///
+    /// # Errors
+    /// When the message is not on disk.
+    pub async fn tell(&self, notice: &Notice) -> Result<usize, Error> {
+        self.post(self.letters(notice)).await
+    }
+
+    async fn post(&self, letters: Vec<Letter>) -> Result<usize, Error> {
         let told = letters.len();
         if let Some(post) = self.post.as_ref().filter(|_| told > 0) {
             let dropped = post.journal.post(letters, post.clock.now()).await?;
@@ -265,7 +279,9 @@ impl Notifier {
 
     fn write(&self, notice: &Notice, wants: impl Fn(&Receiver) -> bool) -> Vec<Letter> {
         let explain = match notice.occasion {
-            Occasion::Blind => "evenkeel-remediator status".to_owned(),
+            Occasion::Blind | Occasion::StateDegraded | Occasion::StateLost => {
+                "evenkeel-remediator status".to_owned()
+            }
             _ => format!("evenkeel-remediator explain {} {}", notice.rule, shell_word(&notice.target)),
         };
         let approve = (notice.occasion == Occasion::Approval)

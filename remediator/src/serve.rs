@@ -14,7 +14,7 @@ use crate::{
     assess::Assessor,
     clock::Clock,
     config::Config,
-    control::{self, Control, Reloader},
+    control::{Control, Reloader},
     journal::Journal,
     metrics::Metrics,
     notify::{Notifier, Post, PostOffice},
@@ -22,6 +22,7 @@ use crate::{
     policy::Mode,
     reconcile::Reconciler,
     server::{Room, Server},
+    standing,
     walk::Walker,
     worker::{Bell, Worker},
 };
@@ -41,11 +42,11 @@ pub async fn run(
     hangups: Arc<Notify>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let journal = Journal::open(&config.state_dir)
+    let clock = Clock::default();
+    let journal = Journal::open_in(config.places(), clock.clone())
         .with_context(|| format!("cannot open the state in {}", config.state_dir.display()))?;
     let tasks = TaskTracker::new();
     let host = Host::local();
-    let clock = Clock::default();
     let metrics = Metrics::new(&config.rules);
     metrics.reloaded(true);
     // Messages about the last remediations are sent after the worker has ended.
@@ -61,14 +62,16 @@ pub async fn run(
     let (changes, live) = watch::channel(Arc::new(config));
     let config = Arc::clone(&live.borrow());
     tasks.spawn(PostOffice::new(post.clone(), live.clone(), notifier_stop.clone())?.run());
-    let assessor = Assessor {
-        reports,
-        config: config.clone(),
-        eyes: Arc::new(host.clone()),
-        host,
-        notifier: Notifier::new(post),
-    }
-    .under(config);
+    let notifier = Notifier::new(post);
+    tasks.spawn(standing::watch(
+        journal.standing(),
+        live.clone(),
+        notifier.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
+        .under(config);
     let bell = Bell::default();
     let walker = Walker {
         assessor,
@@ -113,7 +116,7 @@ pub async fn run(
 
 /// Serves the command line on this host. Without its socket everything else goes on.
 async fn take_orders(control: Control, stop: CancellationToken) {
-    let path = control.live.borrow().state_dir.join(control::SOCKET);
+    let path = control.socket();
     match Listener::bind(&ListenAddress::Unix(path)).await {
         Ok(listener) => {
             let handler = move |request, caller: Caller| control.clone().answer_local(request, caller.peer);

@@ -17,7 +17,7 @@ use crate::{
 /// When the body is no webhook, or the state cannot be read.
 pub async fn run(config: Config, body: &[u8], out: &mut impl Write) -> anyhow::Result<()> {
     let delivery = Delivery::parse(body).context("the webhook would answer 400")?;
-    let reader = Reader::open_if_any(&config.state_dir)?;
+    let reader = Reader::open_if_any(&config.places())?;
     let assessor = assessor(config);
     let config = assessor.config.clone();
     // On this machine: as a delivery over loopback.

@@ -31,6 +31,7 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
         config.deletion.as_str(),
         config.rules.len()
     )?;
+    state(config, &reader, out)?;
     halts(&reader, &now, out)?;
     let open = reader.open_remediations()?;
     writeln!(out, "\nopen: {}", if open.is_empty() { "none".to_owned() } else { open.len().to_string() })?;
@@ -80,6 +81,28 @@ pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
                 writeln!(out, "\nbreaker of {} on {kind} {target}: {means}", rule.name)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// What is wrong with the state itself.
+fn state(config: &Config, reader: &Reader, out: &mut impl Write) -> anyhow::Result<()> {
+    let places = config.places();
+    if places.in_use() != places.dir {
+        writeln!(
+            out,
+            "STATE DEGRADED: {} cannot be written; until the next start that can, the state lies in {} and is gone with a reboot",
+            places.dir.display(),
+            places.in_use().display()
+        )?;
+    }
+    if let Some(loss) = reader.loss()? {
+        writeln!(
+            out,
+            "the state was lost {}: {}; until each window has passed since, its limit counts as used up",
+            rfc3339(loss.wall_ms),
+            loss.why
+        )?;
     }
     Ok(())
 }
@@ -156,7 +179,7 @@ impl<'a> Full<'a> {
 
 /// Opens the state for reading.
 fn open(config: &Config) -> anyhow::Result<Reader> {
-    Reader::open(&config.state_dir).with_context(|| {
+    Reader::open(config.places().in_use()).with_context(|| {
         format!(
             "cannot read the state in {}; has evenkeel-remediator been started with this state.dir?",
             config.state_dir.display()

@@ -20,6 +20,15 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// A short name for a text, the same in every build: FNV-1a (draft-eastlake-fnv). Nothing secret can be read from it,
+/// and nothing may rely on it being hard to match.
+pub fn digest(bytes: &[u8]) -> String {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
 /// Characters that change the direction or are not seen at all.
 fn is_unseen(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

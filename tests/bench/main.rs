@@ -15,6 +15,7 @@ mod floors;
 mod period;
 mod program;
 mod proxy;
+mod recovery;
 mod redis;
 mod starts;
 mod systemd;
@@ -145,6 +146,7 @@ async fn run(parts: &Parts) -> Result<Report> {
         step("remediator");
         report.add("remediator", webhook::measure().await);
         report.add("remediator", starts::measure().await);
+        report.add("remediator", recovery::measure().await);
     }
     if parts.has("effect") {
         step("effect");

@@ -60,7 +60,8 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn remediator(dir: &Path) -> Result<Remediator> {
+/// One that knows one rule, which tells nobody.
+pub(crate) async fn remediator(dir: &Path) -> Result<Remediator> {
     let port = free_port()?;
     let config = dir.join("remediator.yml");
     fs::write(
@@ -172,7 +173,7 @@ async fn load(url: &str, alerts: usize, deliveries: usize) -> Result<(f64, Vec<D
     Ok((rate, times))
 }
 
-async fn post(client: &Client, url: &str, body: &str) -> Result<()> {
+pub(crate) async fn post(client: &Client, url: &str, body: &str) -> Result<()> {
     let request = client.post(url).header("content-type", "application/json").body(body.to_owned());
     let response = request.send().await?;
     ensure!(response.status() == 200, "{}: {}", response.status(), response.text().await?);
@@ -180,7 +181,7 @@ async fn post(client: &Client, url: &str, body: &str) -> Result<()> {
 }
 
 /// A delivery as Alertmanager makes it, of the size that its alerts have in life.
-fn delivery(first: usize, alerts: usize) -> Value {
+pub(crate) fn delivery(first: usize, alerts: usize) -> Value {
     let alert = |number: usize| {
         json!({
             "status": "firing",

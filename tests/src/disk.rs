@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::statvfs;
 
 use crate::{namespace, tools};
@@ -63,10 +63,54 @@ impl Disk {
         let mut format = tools::command("mkfs.ext4");
         format.args(["-q", "-m", "0"]).args(more).arg(&image);
         tools::run_blocking(format)?;
+        let disk = Self { mount_point, image };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<()> {
         let mut mount = tools::command("mount");
-        mount.args(["-o", "loop"]).arg(&image).arg(&mount_point);
-        tools::run_blocking(mount).context("cannot mount a disk image (are loop devices available?)")?;
-        Ok(Self { mount_point, image })
+        mount.args(["-o", "loop"]).arg(&self.image).arg(&self.mount_point);
+        tools::run_blocking(mount)
+            .context("cannot mount a disk image (are loop devices available?)")
+            .map(drop)
+    }
+
+    /// Has the kernel treat it as one that has failed: read-only from now on, whatever is open on it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn fail(&self) -> Result<()> {
+        let mut abort = tools::command("mount");
+        // ext4(5): what ext4_abort() does at an I/O error, for debugging.
+        abort.args(["-o", "remount,abort"]).arg(&self.mount_point);
+        // Depending on its age, mount(8) says that this failed, which is what was wanted.
+        tools::run_blocking(abort).ok();
+        let probe = File::create(self.mount_point.join("probe"));
+        ensure!(probe.is_err(), "{} can still be written", self.mount_point.display());
+        Ok(())
+    }
+
+    /// Puts a repaired copy of it in its place, as whoever changes a disk does. Nobody may have anything open on it.
+    ///
+    /// # Errors
+    ///
+    /// When it is in use or cannot be repaired.
+    pub fn mend(&mut self) -> Result<()> {
+        let mut umount = tools::command("umount");
+        umount.arg(&self.mount_point);
+        tools::run_blocking(umount)?;
+        // A copy: other namespaces of the lab may still have the failed one mounted, and then it stays as it is.
+        let mended = self.image.with_extension("mended.img");
+        fs::copy(&self.image, &mended)?;
+        fs::remove_file(&self.image)?;
+        self.image = mended;
+        let mut check = tools::command("e2fsck");
+        check.args(["-f", "-p"]).arg(&self.image);
+        // 1, errors were found and corrected, is what it is asked for.
+        tools::run_blocking(check).ok();
+        self.mount()
     }
 
     /// Where it is mounted.

@@ -1,15 +1,17 @@
 //! A state in memory that outlives the process which writes it, as a disk does: for simulated time, where nothing may
 //! be waited for that happens outside it. The schema, the transactions and their batches are those of the file.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
-use super::{Change, Journal, QUEUE, Record, StepRecord, StepState, commit, fuse::Fuse, query, schema};
+use super::{
+    Change, Journal, QUEUE, Record, Standing, StepRecord, StepState, fuse::Fuse, query, schema, writer,
+};
 use crate::clock::Moment;
 
 /// The database. What was committed is there for the next process; what was not is gone with the one that asked for it.
@@ -18,7 +20,8 @@ pub(crate) struct Memory(Arc<Mutex<Connection>>);
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        let connection = schema::open(Path::new(":memory:")).unwrap();
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::shape(&mut connection, 0).unwrap();
         // Half of the time would go into preparing them again.
         connection.set_prepared_statement_cache_capacity(256);
         Self(Arc::new(Mutex::new(connection)))
@@ -47,7 +50,9 @@ impl Memory {
     pub(crate) fn journal(&self) -> (Journal, JoinHandle<()>) {
         let (changes, queue) = mpsc::channel(QUEUE);
         let writer = tokio::spawn(write(self.clone(), queue));
-        (Journal { changes, path: PathBuf::from(":memory:"), fuse: Fuse::of_a_task() }, writer)
+        let standing = Standing { path: ":memory:".into(), degraded: None, damaged: None };
+        let (_, standing) = watch::channel(standing);
+        (Journal { changes, standing, fuse: Fuse::of_a_task() }, writer)
     }
 
     /// Every remediation on record, oldest first, with its steps.
@@ -97,6 +102,6 @@ impl Memory {
 
 async fn write(memory: Memory, mut queue: mpsc::Receiver<Change>) {
     while let Some(first) = queue.recv().await {
-        commit(&memory.db(), first, &mut queue);
+        writer::commit(Some(&memory.db()), first, &mut queue);
     }
 }

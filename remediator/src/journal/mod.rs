@@ -4,6 +4,7 @@
 //! commit. The command line reads the same file read-only while the daemon runs. Not here: what any of it means
 //! (`admission`, `worker`).
 
+mod carry;
 #[cfg(test)]
 pub(crate) mod fuse;
 mod held;
@@ -11,26 +12,29 @@ mod held;
 pub(crate) mod memory;
 mod outbox;
 mod people;
+mod place;
 mod query;
 mod record;
 mod reserve;
 mod schema;
 mod store;
 mod timeline;
+mod writer;
 
 use std::{
-    fs::{DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     thread,
 };
 
-use rusqlite::Connection;
-use rustix::fs::{FlockOperation, flock};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{place::Trouble, writer::Writer};
+use crate::clock::Clock;
 
 pub use held::Held;
 pub use outbox::KEPT as LETTERS_KEPT;
+pub use place::{Places, Standing};
 pub use query::Reader;
 pub use record::{
     Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Letter, Loss, Phase,
@@ -76,58 +80,119 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The file is not what was written.
+    #[error("the state is damaged: {0}")]
+    Damaged(String),
+    /// It could be opened, and not be written.
+    #[error("the state could not be written: {0}")]
+    Failing(String),
+    /// Neither where the state belongs nor where it falls back to.
+    #[error("{main}; and in its fallback: {fallback}")]
+    Nowhere {
+        /// What is wrong with its own place.
+        main: Box<Error>,
+        /// What is wrong with the fallback.
+        fallback: Box<Error>,
+    },
     /// SQLite said no.
     #[error("state database: {0}")]
     Sqlite(#[from] rusqlite::Error),
 }
 
+impl Error {
+    /// What is wrong with the file, if that is what is wrong.
+    fn damage(&self) -> Option<String> {
+        match self {
+            Self::Damaged(why) => Some(why.clone()),
+            Self::Sqlite(error) if Trouble::of(error) == Some(Trouble::Damaged) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the disk that fails, and not whoever set it up: that is told at once, and not worked around.
+    fn is_of_the_disk(&self) -> bool {
+        use std::io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied};
+        match self {
+            Self::InUse(_) | Self::Newer { .. } => false,
+            // A file stands in the directory's place, or it is another user's.
+            Self::Io { source, .. } => {
+                !matches!(source.kind(), AlreadyExists | NotADirectory | PermissionDenied)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether a little room on the disk may cure it.
+    fn is_lack_of_room(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Applies a change inside the open transaction, or is told that there is none, and returns what to tell the asker once
 /// it is decided whether the commit held.
-type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> Reply + Send>;
+type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> Done + Send>;
 /// Told whether the commit held.
 type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// A change that was applied.
+struct Done {
+    reply: Reply,
+    /// What it found wrong with the database.
+    trouble: Option<(Trouble, String)>,
+}
 
 /// The writing side. Cloning it is cheap; the file closes when the last clone is gone.
 #[derive(Clone)]
 pub struct Journal {
     changes: mpsc::Sender<Change>,
-    path: PathBuf,
+    standing: watch::Receiver<Standing>,
     /// Where a test lets this process die.
     #[cfg(test)]
     pub(crate) fuse: fuse::Fuse,
 }
 
 impl Journal {
-    /// Opens the state in `dir`, makes both if they are not there, and keeps every other writer out.
+    /// Opens the state in `dir` and nowhere else; see [`Journal::open_in`].
     ///
     /// # Errors
     /// When the directory or file cannot be used, is in use, or is from a newer version.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, source }
-        };
-        // What alerts say of a host is not for everybody on it.
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
-        let lock_path = dir.join("lock");
-        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse(dir.to_owned()))?;
-        let path = dir.join(FILE);
-        let connection = schema::open(&path)?;
+        Self::open_in(Places::only(dir), Clock::default())
+    }
+
+    /// Opens the state, makes it if it is not there, and keeps every other writer out. A damaged one is set aside, and
+    /// what was started before then counts as all that may have been. While its directory cannot be written, now or
+    /// later, the state lies in the fallback; the next start brings it back.
+    ///
+    /// # Errors
+    /// When it can be opened in neither place, is in use, or is from a newer version.
+    pub fn open_in(places: Places, clock: Clock) -> Result<Self, Error> {
+        let dir = places.dir.clone();
+        let writer = Writer::open(places, clock)?;
+        let standing = writer.standing();
         let (changes, queue) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || {
-                write(&connection, queue);
-                drop(lock);
-            })
-            .map_err(io(dir))?;
+            .spawn(move || writer.run(queue))
+            .map_err(|source| Error::Io { path: dir, source })?;
         Ok(Self {
             changes,
-            path,
+            standing,
             #[cfg(test)]
             fuse: fuse::Fuse::default(),
         })
+    }
+
+    /// Where the state lies, as it changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// A reader of the same file.
@@ -135,7 +200,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be opened.
     pub fn reader(&self) -> Result<Reader, Error> {
-        Reader::open_file(&self.path)
+        Reader::open_file(&self.standing.borrow().path)
     }
 
     /// Whether a change can be queued now.
@@ -183,11 +248,18 @@ fn job<T: Send + 'static>(
     answer: oneshot::Sender<Result<T, Error>>,
 ) -> Change {
     Box::new(move |connection| {
-        let result = connection.and_then(|connection| Ok(savepoint(connection, change)?));
-        Box::new(move |committed| {
+        let mut trouble = None;
+        let result = connection.and_then(|connection| {
+            savepoint(connection, change).map_err(|error| {
+                trouble = Trouble::of(&error).map(|trouble| (trouble, error.to_string()));
+                Error::Sqlite(error)
+            })
+        });
+        let reply = Box::new(move |committed: Result<(), Error>| {
             // The asker may be gone, a closed connection of the webhook; the change holds all the same.
             drop(answer.send(result.and_then(|value| committed.map(|()| value))));
-        })
+        });
+        Done { reply, trouble }
     })
 }
 
@@ -206,50 +278,6 @@ fn savepoint<T>(
         connection.execute_batch("RELEASE change")?;
     }
     result
-}
-
-/// The writer thread: takes what waits, commits it together, answers.
-fn write(connection: &Connection, mut queue: mpsc::Receiver<Change>) {
-    while let Some(first) = queue.blocking_recv() {
-        commit(connection, first, &mut queue);
-    }
-}
-
-/// One commit: the first change and what has been queued behind it meanwhile.
-fn commit(connection: &Connection, first: Change, queue: &mut mpsc::Receiver<Change>) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
-    let mut lost = false;
-    let mut replies = Vec::new();
-    let mut next = Some(first);
-    while let Some(change) = next {
-        replies.push(change(begun.as_ref().map(|()| connection).map_err(|text| failure(text))));
-        // Without a transaction each further change would be committed for itself, whatever it is told.
-        lost = begun.is_ok() && connection.is_autocommit();
-        next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
-    }
-    let committed = match &begun {
-        Ok(()) if lost => {
-            Err("a change failed in a way that undid all that shared its transaction".to_owned())
-        }
-        Ok(()) => connection.execute_batch("COMMIT").map_err(|error| error.to_string()),
-        Err(text) => Err(text.clone()),
-    };
-    if let Err(error) = &committed {
-        tracing::error!(error, changes = replies.len(), "the state could not be written");
-        // After a failed commit the transaction may still be open.
-        if !connection.is_autocommit() {
-            drop(connection.execute_batch("ROLLBACK"));
-        }
-    }
-    for reply in replies {
-        reply(committed.clone().map_err(|text| failure(&text)));
-    }
-}
-
-/// The error of a whole transaction, for each of its changes.
-fn failure(text: &str) -> Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-    Error::Sqlite(rusqlite::Error::SqliteFailure(code, Some(text.to_owned())))
 }
 
 #[cfg(test)]

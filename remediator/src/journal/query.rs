@@ -5,8 +5,8 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::{
-    Error, FILE, Halt, HaltKind, Loss, Phase, Question, Record, StepRecord, StepState, people, reserve,
-    schema,
+    Error, FILE, Halt, HaltKind, Loss, Phase, Places, Question, Record, StepRecord, StepState, people,
+    reserve, schema,
 };
 use crate::{
     admission::{Breaker, Budget, Past, Refusal, Restraint, Scope},
@@ -47,12 +47,12 @@ impl Reader {
         Self::open_file(&dir.join(FILE))
     }
 
-    /// The state in `dir`, if there is any yet.
+    /// The state where it lies now, if there is any yet.
     ///
     /// # Errors
     /// When there is one and it cannot be read.
-    pub fn open_if_any(dir: &Path) -> Result<Option<Self>, Error> {
-        let path = dir.join(FILE);
+    pub fn open_if_any(places: &Places) -> Result<Option<Self>, Error> {
+        let path = places.in_use().join(FILE);
         match path.try_exists() {
             Ok(false) => Ok(None),
             Ok(true) => Self::open_file(&path).map(Some),

@@ -1,10 +1,18 @@
 //! The database's shape, and how a file of an older shape becomes one of this.
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, config::DbConfig, params};
 
-use super::Error;
+use super::{Error, store::json, timeline::note_counted};
+use crate::{clock::Moment, text::printable};
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
 const SHAPES: [&str; 4] = [TABLES, PEOPLE, TIMELINE, NEEDS];
@@ -145,18 +153,89 @@ ALTER TABLE remediation ADD COLUMN taken_up_ms INTEGER;
 CREATE INDEX remediation_taken_up ON remediation (taken_up_ms) WHERE taken_up_ms IS NOT NULL;
 ";
 
+/// The tables of the first version: a database without them is somebody else's.
+const FIRST: [&str; 5] = ["remediation", "step", "start", "event", "boot"];
+/// What is looked through before a file is trusted, what counts most first.
+const CHECKED: [&str; 9] =
+    ["start", "boot", "halt", "loss", "outbox", "command", "remediation", "step", "event"];
+/// So long a file is looked through at most: whoever asks waits for it.
+const CHECK_MAX: Duration = Duration::from_millis(300);
+/// Marks a fallback that was begun without a look at what it stands for.
+pub(super) const BLIND: i64 = 0x65_76_6b_62;
+
+/// Makes the file, whole or not at all: with all tables, and with a note of what was lost where something was.
+pub(super) fn create(path: &Path, loss: Option<(&str, &Moment)>) -> Result<(), Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let draft = path.with_extension("new");
+    let made = draft_of(&draft, loss);
+    if made.is_err() {
+        // On a full disk what was begun would only take room from the next try.
+        drop(fs::remove_file(&draft));
+        return made;
+    }
+    // The log of one that was set aside would be taken for this one's.
+    for suffix in ["-wal", "-shm"] {
+        drop(fs::remove_file(with_suffix(path, suffix)));
+    }
+    fs::rename(&draft, path).map_err(io)?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+fn draft_of(draft: &Path, loss: Option<(&str, &Moment)>) -> Result<(), Error> {
+    match fs::remove_file(draft) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::Io { path: draft.to_owned(), source });
+        }
+        _ => {}
+    }
+    let mut connection = Connection::open(draft)?;
+    // A draft needs no way back: what is left of a broken one is thrown away.
+    connection.pragma_update(None, "journal_mode", "MEMORY")?;
+    let transaction = connection.transaction()?;
+    for shape in SHAPES {
+        transaction.execute_batch(shape)?;
+    }
+    if let Some((why, now)) = loss {
+        note_loss(&transaction, why, now)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    Ok(transaction.commit()?)
+}
+
 /// Opens the file for writing and brings it to this version.
+///
+/// # Errors
+/// [`Error::Damaged`] when it is none of ours or no longer readable; [`Error::Newer`]; others when the disk does not
+/// do its part.
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(io)?.len() == 0 {
+        return Err(Error::Damaged("it is empty".to_owned()));
+    }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let found = recognize(path, &connection)?;
+    if connection.is_readonly(MAIN_DB)? {
+        return Err(io(io::ErrorKind::ReadOnlyFilesystem.into()));
+    }
+    check(&connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    // Nothing is taken from another disk either, which may be full as well.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Closing the last connection would delete the log that was grown beforehand, and the next start on a full disk
     // could not make it again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let found = version(path, &connection)?;
-    let known = usize::try_from(found).unwrap_or(0);
+    shape(&mut connection, usize::try_from(found).unwrap_or(0))?;
+    Ok(connection)
+}
+
+/// Brings what has the shape of version `known` to this one.
+pub(super) fn shape(connection: &mut Connection, known: usize) -> rusqlite::Result<()> {
     if known < SHAPES.len() {
         let transaction = connection.transaction()?;
         for shape in SHAPES.iter().skip(known) {
@@ -165,22 +244,101 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
-    if known == 0 {
-        grow(&connection)?;
+    Ok(())
+}
+
+/// The version of a file of ours. A newer one may look otherwise, and is nobody's to judge.
+fn recognize(path: &Path, connection: &Connection) -> Result<i64, Error> {
+    let found = version(path, connection)?;
+    for table in FIRST {
+        if !connection.table_exists(Some("main"), table)? {
+            return Err(Error::Damaged(format!(
+                "it has no table {table}: it is no state of evenkeel-remediator"
+            )));
+        }
     }
-    Ok(connection)
+    Ok(found)
+}
+
+/// Looks the file through, as far as there is time; what it does not come to is found when it is used.
+fn check(connection: &Connection) -> Result<(), Error> {
+    let interrupt = connection.get_interrupt_handle();
+    let (done, watched) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        if watched.recv_timeout(CHECK_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+            interrupt.interrupt();
+        }
+    });
+    let result = check_all(connection);
+    drop(done);
+    // Nothing that comes later may be interrupted.
+    drop(watch.join());
+    match result {
+        Err(Error::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            tracing::info!("the state is large: only a part of it was looked through at the start");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn check_all(connection: &Connection) -> Result<(), Error> {
+    for table in CHECKED {
+        // An older version has fewer.
+        if connection.table_exists(Some("main"), table)? {
+            let said: String =
+                connection.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get(0))?;
+            if said != "ok" {
+                return Err(Error::Damaged(said));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was started before is not known any more: it counts as all that may have been.
+pub(super) fn note_loss(db: &Connection, why: &str, now: &Moment) -> rusqlite::Result<()> {
+    note_counted(db, now)?;
+    db.execute("INSERT INTO loss (moment, why) VALUES (?1, ?2)", params![json(now)?, printable(why)])
+        .map(drop)
+}
+
+/// Sees to it that database and log have room for what may come.
+pub(super) fn make_room(path: &Path, connection: &Connection) -> Result<(), Error> {
+    let log = fs::metadata(with_suffix(path, "-wal")).map_or(0, |log| log.len());
+    if log >= u64::from(GROWN) && has_free_pages(connection)? {
+        return Ok(());
+    }
+    grow(connection)?;
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+    Ok(())
+}
+
+/// The same inside a transaction: the log has grown with what was written.
+pub(super) fn keep_room(connection: &Connection) -> rusqlite::Result<()> {
+    if has_free_pages(connection)? { Ok(()) } else { grow(connection) }
+}
+
+fn has_free_pages(connection: &Connection) -> rusqlite::Result<bool> {
+    let pragma = |name| connection.query_row(name, [], |row| row.get::<_, u64>(0));
+    Ok(pragma("PRAGMA freelist_count")? * pragma("PRAGMA page_size")? >= u64::from(GROWN / 2))
+}
+
+/// The path with this behind it: how SQLite names what belongs to a database.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Takes room from the disk while there is some: database and log keep the size they once had, so that accepting,
 /// reserving and recording go on when the disk is full (sqlite.org/wal.html: the log is overwritten in place).
-fn grow(connection: &Connection) -> Result<(), Error> {
+fn grow(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "CREATE TABLE ballast (bytes BLOB);
          INSERT INTO ballast VALUES (zeroblob({GROWN}));
          DROP TABLE ballast;"
-    ))?;
-    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
-    Ok(())
+    ))
 }
 
 /// Opens the file for reading only, while a writer may be at work.
@@ -189,7 +347,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, Error> {
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     version(path, &connection)?;
     Ok(connection)
 }

@@ -1,13 +1,13 @@
 //! What is written: deliveries, reservations, transitions and ends. Each method is one durable change.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::{
-    Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request,
-    StepRecord, Tally, Write, outbox, query, reserve,
+    Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request, Standing,
+    StepRecord, Tally, Write, outbox, place, query, reserve, schema,
     timeline::{self, Portion, note_boot, note_counted},
 };
 use crate::{admission::Refusal, clock::Moment, observe::Observation, text::printable};
@@ -272,9 +272,26 @@ impl Journal {
         loop {
             let now = now.clone();
             if self.change(move |db| timeline::retain_some(db, &now)).await? == Portion::Last {
-                return Ok(());
+                break;
             }
         }
+        self.make_room().await
+    }
+}
+
+impl Journal {
+    /// While the disk has room: sees to it that a full one finds some in the database, and some beside it.
+    async fn make_room(&self) -> Result<(), Error> {
+        let Standing { path, degraded, .. } = self.standing.borrow().clone();
+        // What lies in memory takes no room from a disk.
+        let dir =
+            path.parent().filter(|dir| degraded.is_none() && !dir.as_os_str().is_empty()).map(Path::to_owned);
+        let Some(dir) = dir else { return Ok(()) };
+        let laid = tokio::task::spawn_blocking(move || {
+            place::keep_ballast(&dir);
+            place::has_room(&dir)
+        });
+        if laid.await.unwrap_or(false) { self.change(schema::keep_room).await } else { Ok(()) }
     }
 }
 

@@ -26,6 +26,7 @@ pub fn observed(config: &Config, reader: &Reader, clock: &Clock) -> Result<Block
     families.push(budgets(config, reader, &now)?);
     families.extend(queue(reader, wall_ms)?);
     families.extend(halts(reader, &now)?);
+    families.push(loss(reader)?);
     families.push(
         Values::gauge("evenkeel_remediator_build_info", "What this remediator was built from").with(
             &[("version", build::VERSION), ("revision", build::REVISION), ("rustc", build::RUSTC)],
@@ -126,6 +127,15 @@ fn halts(reader: &Reader, now: &Moment) -> Result<[Values; 2], Error> {
         )
         .with(&[], is(HaltKind::Storm)),
     ])
+}
+
+fn loss(reader: &Reader) -> Result<Values, Error> {
+    let at = reader.loss()?.map_or(0, |loss| u64::try_from(loss.wall_ms).unwrap_or(0));
+    Ok(Values::gauge(
+        "evenkeel_remediator_state_lost_timestamp_seconds",
+        "When an earlier state was lost, since which every limit counts as used up for its window; 0 when none was",
+    )
+    .with(&[], number(at) / 1000.0))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and milliseconds are far below 2^53")]

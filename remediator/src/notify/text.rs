@@ -19,7 +19,9 @@ const STEPS: usize = 8;
 pub(super) fn subject(host: &str, notice: &Notice) -> String {
     let since = notice.since_wall_ms.map(|since| format!(" (since {})", minute(since))).unwrap_or_default();
     let what = match notice.occasion {
-        Occasion::Storm | Occasion::Blind => "evenkeel-remediator".to_owned(),
+        Occasion::Storm | Occasion::Blind | Occasion::StateDegraded | Occasion::StateLost => {
+            "evenkeel-remediator".to_owned()
+        }
         _ if notice.kind == Kind::Host.as_str() => format!("{} on this host", notice.rule),
         _ => format!("{} on {} {}", notice.rule, notice.kind, notice.target),
     };
@@ -45,6 +47,8 @@ fn standing(occasion: Occasion) -> &'static str {
         Occasion::Approval => "waits for approval",
         Occasion::Storm => "storm, no service is touched",
         Occasion::Blind => "blind, Prometheus does not scrape this host's exporter",
+        Occasion::StateDegraded => "its state cannot be written where it belongs",
+        Occasion::StateLost => "its state was lost, nothing is begun until the limits' windows have passed",
     }
 }
 
@@ -101,6 +105,9 @@ fn commands(notice: &Notice) -> Vec<(&'static str, String)> {
             ("End the storm at once", "evenkeel-remediator resume".to_owned()),
         ],
         Occasion::Blind => vec![("Look", "systemctl status evenkeel-exporter".to_owned())],
+        Occasion::StateDegraded | Occasion::StateLost => {
+            vec![("Look", "evenkeel-remediator status".to_owned())]
+        }
         Occasion::Ended(outcome) if outcome.escalates() => {
             vec![explain, ("Try once more now", format!("evenkeel-remediator ack {about}"))]
         }

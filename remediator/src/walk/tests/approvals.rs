@@ -190,3 +190,56 @@ async fn what_is_on_demand_has_its_own_need_and_mark() {
         assert_eq!(bench.reader().steps(record.id).unwrap()[0].state, state);
     }
 }
+
+/// The process dies at any moment between the alert and the end, also around the question and the answer: asked once,
+/// done once, and never without the yes.
+#[tokio::test(start_paused = true)]
+async fn a_death_at_any_moment_needs_no_second_yes_and_does_nothing_without_one() {
+    for moment in 0..100 {
+        let mut bench = bench();
+        bench.alert("unit", APP).await;
+        let id = bench.last().id;
+        bench.journal().fuse.set(moment);
+        let lived = {
+            let fuse = bench.journal().fuse.clone();
+            tokio::select! {
+                biased;
+                () = fuse.blown() => false,
+                () = approved_and_done(&bench, id) => true,
+            }
+        };
+        let (called, decided_by) = (bench.world.called(), bench.last().decided_by);
+        assert!(called.is_empty() || decided_by.is_some(), "death at {moment}: {called:?} without a yes");
+        bench.restart();
+        approved_and_done(&bench, id).await;
+        let (record, called) = (bench.last(), bench.world.called());
+        // Between the note that it is called and the call itself: nobody knows, and it is not called again.
+        let expected = if called.is_empty() { Outcome::Unknown } else { Outcome::Succeeded };
+        assert_eq!(record.outcome, Some(expected), "death at {moment}: {called:?}");
+        assert!(called.len() <= 1, "death at {moment}: {called:?}");
+        let told = bench.told().await;
+        assert_eq!(
+            told.iter().filter(|one| one.starts_with("awaiting")).count(),
+            1,
+            "death at {moment}: {told:?}"
+        );
+        if lived {
+            assert!(moment > 10 && called == ["restart"], "only {moment} moments to die at: {called:?}");
+            return;
+        }
+    }
+    panic!("it never comes through");
+}
+
+/// A person says yes as soon as there is a question.
+async fn approved_and_done(bench: &Bench, id: i64) {
+    while bench.last().outcome.is_none() {
+        match bench.walk(id).await.unwrap() {
+            Next::Again(_) if bench.last().phase == Phase::Awaiting => {
+                assert_eq!(decide(bench, id, Verdict::Approve).await, Decided::Taken);
+            }
+            Next::Again(wait) => sleep(wait).await,
+            Next::Ended | Next::Left => {}
+        }
+    }
+}
