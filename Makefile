@@ -67,6 +67,7 @@ clippy: ## no warnings
 
 # With the lab's feature, so that nothing is built twice; its tests are a part of their own.
 .PHONY: unit
+unit: export SCHEDULES = 10000
 unit: ## unit and in-process tests: neither root nor Docker
 	if cargo nextest --version >/dev/null 2>&1; then \
 		$(cargo) nextest run --workspace --features evenkeel-tests/lab --filterset 'not binary(=lab)' --no-fail-fast; \

@@ -60,9 +60,13 @@ struct Receiver {
 }
 
 fn configuration(folder: &Path) -> Config {
+    configuration_of(folder, CONFIG)
+}
+
+fn configuration_of(folder: &Path, text: &str) -> Config {
     fs::write(folder.join("webhook.token"), TOKEN).unwrap();
     fs::write(folder.join("next.token"), NEXT_TOKEN).unwrap();
-    fs::write(folder.join("r.yml"), CONFIG).unwrap();
+    fs::write(folder.join("r.yml"), text).unwrap();
     config::load(&folder.join("r.yml")).unwrap()
 }
 
@@ -91,8 +95,12 @@ impl Receiver {
 
     /// The routes alone, so that nothing takes up what they accept, over a journal that the test holds too.
     async fn routes() -> (Self, Server) {
+        Self::routes_of(CONFIG).await
+    }
+
+    async fn routes_of(text: &str) -> (Self, Server) {
         let folder = tempfile::tempdir().unwrap();
-        let (config, client) = (configuration(folder.path()), client());
+        let (config, client) = (configuration_of(folder.path(), text), client());
         let (listener, address) = listener().await;
         let journal = Journal::open(&config.state_dir).unwrap();
         let (clock, bell, metrics) = (Clock::default(), Bell::default(), Metrics::new(&config.rules));
@@ -553,4 +561,25 @@ async fn ten_thousand_alerts_are_taken_at_once_and_one_more_is_not() {
     drop(server);
     let folder = receiver.stop().await;
     assert_eq!(reader(folder.path()).queue().unwrap().0, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_bound_refuses_the_whole_delivery_and_keeps_nothing_of_it() {
+    let (receiver, _server) =
+        Receiver::routes_of(&CONFIG.replace("{dir: state}", "{dir: state, open_max: 2}")).await;
+    let both = delivery(&[alert("firing", "/no/such/a"), alert("firing", "/no/such/b")]);
+    assert_eq!(receiver.post(both).await.status(), StatusCode::OK);
+    // Known and new together: not even that the known one came again is noted.
+    let mixed = delivery(&[
+        alert("firing", "/no/such/a"),
+        alert("resolved", "/no/such/b"),
+        alert("firing", "/no/such/c"),
+    ]);
+    let answer = receiver.post(mixed).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.text().await.unwrap(), "too many remediations are open: send it again\n");
+    let open = receiver.reader().open_remediations().unwrap();
+    assert_eq!(open.len(), 2);
+    assert!(open.iter().all(|one| one.deliveries == 1 && one.resolved_wall_ms.is_none()));
+    receiver.stop().await;
 }

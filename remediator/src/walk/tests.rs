@@ -8,6 +8,7 @@ mod busy;
 mod crash;
 mod ends;
 mod holds;
+mod hostile;
 mod limits;
 mod refusals;
 mod schedules;

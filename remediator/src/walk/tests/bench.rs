@@ -505,6 +505,11 @@ impl Bench {
         walker.assessor = walker.assessor.under(config);
     }
 
+    /// Other eyes than the world's.
+    pub(super) fn look_with(&mut self, eyes: Arc<dyn Eyes>) {
+        self.walker.as_mut().unwrap().assessor.eyes = eyes;
+    }
+
     pub(super) fn journal(&self) -> &Journal {
         &self.walker().journal
     }
@@ -523,7 +528,12 @@ impl Bench {
             fingerprint: "ab".to_owned(),
             labels: BTreeMap::from([("alertname".to_owned(), rule.name.clone())]),
         };
-        let accepted = self.journal().accept(vec![incoming], 10_000, self.now()).await.unwrap();
+        self.take(vec![incoming]).await;
+    }
+
+    /// What a delivery means here is taken.
+    pub(super) async fn take(&self, alerts: Vec<Incoming>) {
+        let accepted = self.journal().accept(alerts, 10_000, self.now()).await.unwrap();
         assert!(matches!(accepted, Accepted::Taken(_)));
     }
 
