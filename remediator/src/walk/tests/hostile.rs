@@ -1,10 +1,7 @@
 //! A sender with a good token that wants to do harm: any body that can be written, on a host where everything that is
 //! named is there and broken. Nothing is looked at or called that the configuration does not name.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use proptest::{
@@ -18,6 +15,7 @@ use serde_json::{Value, json};
 use super::bench::{Bench, Does, disk, disk_rule, unit_rule};
 use crate::{
     admission::gates::Conditions,
+    filling::Filling,
     journal::Incoming,
     observe::{Container, Eyes, Observation, Unit, Unseen},
     policy::Class,
@@ -73,8 +71,8 @@ impl Eyes for Anything {
         Box::pin(async { Conditions::default() })
     }
 
-    fn largest<'a>(&'a self, _: &'a str, _: &'a str, _: usize) -> BoxFuture<'a, Vec<(PathBuf, u64)>> {
-        Box::pin(async { Vec::new() })
+    fn what_fills<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Filling> {
+        Box::pin(async { Filling::default() })
     }
 }
 

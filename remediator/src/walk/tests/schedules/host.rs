@@ -409,7 +409,8 @@ impl Action for Hand {
         Box::pin(async move {
             let (at_work, does) = AtWork::begin(self, job);
             let Some(thing) = at_work.thing else {
-                // It observes.
+                // It observes, which takes its time too.
+                sleep(Duration::from_secs(does.takes)).await;
                 return Ok(Done { detail: "noted".to_owned(), claimed_freed_bytes: None });
             };
             if does.effect == Effect::Refuse {
