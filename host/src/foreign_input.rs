@@ -1,7 +1,7 @@
 //! The parsers of what others have written, by name, so that a test can feed them what nobody expects. Only for tests:
 //! behind the feature `foreign-input`.
 
-use crate::{cgroup, config, docker, filesystem, journal, redis, web};
+use crate::{cgroup, config, docker, filesystem, journal, redis, systemd, web};
 
 /// One parser.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,7 @@ pub fn parsers() -> Vec<Parser> {
         filesystem::PARSERS,
         journal::PARSERS,
         redis::PARSERS,
+        systemd::PARSERS,
         web::PARSERS,
         web::SECURITY_PARSERS,
     ]

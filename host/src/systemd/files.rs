@@ -45,6 +45,19 @@ pub fn unit_files(root: &Path) -> BTreeMap<String, PathBuf> {
     files
 }
 
+/// Whether a unit has a file under `root`: of its own, by an alias, or as an instance of a template; a masked one has. A link
+/// that leads nowhere is none.
+pub fn has_unit_file(root: &Path, name: &str) -> bool {
+    let template = name.split_once('@').and_then(|(before, rest)| {
+        let (_, kind) = rest.rsplit_once('.')?;
+        Some(format!("{before}@.{kind}"))
+    });
+    let names = [Some(name), template.as_deref()];
+    let mut paths =
+        names.into_iter().flatten().flat_map(|name| FOLDERS.map(|folder| root.join(folder).join(name)));
+    paths.any(|path| path.exists())
+}
+
 /// Changes when anything about the unit files under `root` does: a file that was written, a link that was made, also in
 /// the folders beside units that hold drop-ins and what they pull in. Only for comparison in one process.
 pub fn unit_files_stamp(root: &Path) -> u64 {
@@ -81,7 +94,7 @@ fn stamp_file(about: &fs::Metadata, stamp: &mut impl Hasher) {
     (about.mtime(), about.mtime_nsec(), about.ino(), about.len()).hash(stamp);
 }
 
-fn is_alias(entry: &fs::DirEntry, name: &str) -> bool {
+pub(super) fn is_alias(entry: &fs::DirEntry, name: &str) -> bool {
     let is_folder_or_link = |kind: fs::FileType| kind.is_dir() || kind.is_symlink();
     if !entry.file_type().is_ok_and(is_folder_or_link) {
         return false;
@@ -172,6 +185,29 @@ mod tests {
         next();
         fs::write(&elsewhere, "[Service]\n").unwrap();
         next();
+    }
+
+    #[test]
+    fn a_unit_has_a_file_by_any_of_its_names() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("etc/systemd/system");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("own.service"), "").unwrap();
+        fs::write(folder.join("many@.service"), "").unwrap();
+        symlink("own.service", folder.join("alias.service")).unwrap();
+        symlink("/dev/null", folder.join("masked.service")).unwrap();
+        symlink("/no/such/file", folder.join("dangling.service")).unwrap();
+        for (name, expected) in [
+            ("own.service", true),
+            ("alias.service", true),
+            ("masked.service", true),
+            ("many@1.service", true),
+            ("many@1.timer", false),
+            ("dangling.service", false),
+            ("gone.service", false),
+        ] {
+            assert_eq!(has_unit_file(root.path(), name), expected, "{name}");
+        }
     }
 
     #[test]

@@ -12,9 +12,11 @@ mod details;
 pub mod fake;
 mod files;
 mod name;
+mod references;
 mod signals;
 #[cfg(test)]
 mod tests;
+pub mod unit_file;
 
 use std::{
     collections::HashSet,
@@ -27,9 +29,12 @@ use zbus::{ObjectPath, OwnedObjectPath};
 use bus::Bus;
 pub use bus::Error;
 pub use details::{Details, Mark, ServiceDetails, SocketCounters, TimerDetails};
-pub use files::{machine_id, unit_files, unit_files_stamp};
+pub use files::{has_unit_file, machine_id, unit_files, unit_files_stamp};
 pub use name::is_unit_name;
+pub use references::{Named, OWN_FOLDERS, covers, own_references};
 pub use signals::{Changed, Effect, Line, Position, Signal, Signals};
+#[cfg(feature = "foreign-input")]
+pub(crate) use unit_file::PARSERS;
 
 /// A unit's object on the bus.
 pub type UnitPath = OwnedObjectPath;

@@ -42,6 +42,7 @@ pub(super) async fn check(keeper: &Keeper, pace: &Pace) -> Result<(), Error> {
     }
     keeper.ask_about_sockets(pace).await?;
     keeper.ask_about_files(pace).await?;
+    keeper.ask_about_references().await?;
     let mut desk = keeper.desk.lock().await;
     keeper.find_resting(&mut desk).await
 }

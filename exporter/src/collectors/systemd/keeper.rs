@@ -43,7 +43,7 @@ pub(super) struct Keeper {
     pub(super) systemd: Systemd,
     /// Where the host's files are.
     pub(super) root: PathBuf,
-    selection: Selection,
+    pub(super) selection: Selection,
     pub(super) picture: Arc<Mutex<Picture>>,
     /// Whoever asks sits here: a look, or one step of what goes on behind the looks.
     pub(super) desk: tokio::sync::Mutex<Desk>,

@@ -15,6 +15,7 @@ mod picture;
 mod press;
 mod resting;
 mod selection;
+mod stale;
 #[cfg(test)]
 mod tests;
 mod unannounced;

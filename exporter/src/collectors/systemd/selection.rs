@@ -71,8 +71,12 @@ impl Selection {
     }
 
     fn as_role(&self, unit: &Unit, is_watched: bool) -> Role {
-        let may_be_missing = self.config.not_found_ok.iter().any(|pattern| pattern.matches(&unit.name));
-        Role { is_watched, may_be_missing }
+        Role { is_watched, may_be_missing: self.may_be_missing(&unit.name) }
+    }
+
+    /// Whether a unit of this name may be missing.
+    pub(super) fn may_be_missing(&self, name: &str) -> bool {
+        self.config.not_found_ok.iter().any(|pattern| pattern.matches(name))
     }
 
     fn is_watched(&self, name: &str, file: Option<&str>, wanted: &BTreeSet<String>) -> bool {

@@ -650,6 +650,31 @@ async fn what_unit_files_say_is_asked_again_when_one_has_changed() {
 }
 
 #[tokio::test]
+async fn units_that_do_not_exist_are_found_where_they_are_named() {
+    let ghost = FakeUnit::new("ghost.service").states("not-found", "failed", "failed");
+    let device = FakeUnit::new("dev-sda.device");
+    let mut bench = bench(&["web.service"], vec![FakeUnit::new("web.service"), ghost, device]);
+    bench.write_unit_file("web.service");
+    bench.write_unit_file("db.service");
+    bench.collector.pace.slow = Duration::ZERO;
+    let file = bench.folder.path().join("etc/systemd/system/web.service");
+    let says = async |text: &str| {
+        fs::write(&file, text).unwrap();
+        bench.families().await;
+        bench.check().await;
+        let families = bench.families().await;
+        let words = |label| words(&families, "systemd_unit_stale_reference", "web.service", label);
+        (words("directive"), words("reference"))
+    };
+    let text = "[Unit]\nAfter=ghost.service db.service dev-sda.device\nWants=never.service\n";
+    assert_eq!(
+        says(text).await,
+        (vec!["After".into(), "Wants".into()], vec!["ghost.service".into(), "never.service".into()])
+    );
+    assert_eq!(says("[Unit]\nAfter=db.service\n").await, (vec![], vec![]));
+}
+
+#[tokio::test]
 async fn watched_units_tell_what_they_use() {
     let mut bench = bench(
         &[],

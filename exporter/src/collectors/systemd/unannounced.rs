@@ -12,8 +12,9 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     Pace,
-    keeper::{Keeper, all_but_odd},
+    keeper::{Desk, Keeper, all_but_odd},
     picture::Known,
+    stale::Stale,
 };
 
 /// Units asked about in one step: for each, systemd looks at files.
@@ -24,10 +25,12 @@ const FILES_AT_ONCE: usize = 256;
 pub(super) struct FileFacts {
     facts: BTreeMap<String, FileFact>,
     /// Changes when the answers may.
-    edition: u64,
+    pub(super) edition: u64,
     /// What the files looked like then; `None` where they are not ours to see.
     stamp: Option<u64>,
-    looked: Option<Instant>,
+    pub(super) looked: Option<Instant>,
+    /// Which of them name units that do not exist.
+    pub(super) stale: Stale,
 }
 
 /// What the files of one unit say.
@@ -83,13 +86,7 @@ impl Keeper {
             }
             (desk.files.stamp, desk.files.looked) = (stamp, Some(now));
         }
-        let mut watched: Vec<Arc<Unit>> = {
-            let picture = self.picture();
-            let watched = picture.units().filter(|known| known.role.is_some_and(|role| role.is_watched));
-            watched.map(|known| known.unit.clone()).collect()
-        };
-        watched.extend(desk.resting.shown().iter().map(|(unit, _)| unit.clone()));
-        watched.retain(|unit| unit.load_state != "not-found");
+        let watched = self.watched(&desk);
         let names: BTreeSet<&str> = watched.iter().map(|unit| unit.name.as_str()).collect();
         let before = desk.files.facts.len();
         desk.files.facts.retain(|name, _| names.contains(name.as_str()));
@@ -115,6 +112,18 @@ impl Keeper {
             self.picture().was_changed();
         }
         Ok(())
+    }
+
+    /// The watched units that exist.
+    pub(super) fn watched(&self, desk: &Desk) -> Vec<Arc<Unit>> {
+        let mut watched: Vec<Arc<Unit>> = {
+            let picture = self.picture();
+            let watched = picture.units().filter(|known| known.role.is_some_and(|role| role.is_watched));
+            watched.map(|known| known.unit.clone()).collect()
+        };
+        watched.extend(desk.resting.shown().iter().map(|(unit, _)| unit.clone()));
+        watched.retain(|unit| unit.load_state != "not-found");
+        watched
     }
 
     /// Reads the counters of sockets: often where they count, seldom where they cannot.

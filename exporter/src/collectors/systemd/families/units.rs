@@ -1,6 +1,6 @@
 //! The series of single units.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use evenkeel_host::{
     metrics::{Draft, Family, Samples},
@@ -10,6 +10,7 @@ use evenkeel_host::{
 use super::{ACTIVE_STATES, Picture, for_each_state, unix_time};
 use crate::collectors::systemd::{
     selection::Role,
+    stale::StaleReference,
     unannounced::{FileFact, FileFacts},
 };
 
@@ -23,6 +24,7 @@ pub(in super::super) struct Seen {
     details: Option<Arc<Details>>,
     counters: Option<SocketCounters>,
     file: Option<FileFact>,
+    stale: BTreeSet<StaleReference>,
 }
 
 /// All of them, by name. `resting` are the watched units that systemd does not have in memory.
@@ -35,11 +37,13 @@ pub(in super::super) fn seen(
         let (unit, role) = (Arc::clone(&known.unit), known.role?);
         let counters = known.counters.map(|(_, counters, _)| counters);
         let file = files.get(&unit.name).filter(|_| role.is_watched).cloned();
-        Some(Seen { unit, role, details: known.details.clone(), counters, file })
+        let stale = files.stale.of(&unit.name);
+        Some(Seen { unit, role, details: known.details.clone(), counters, file, stale })
     });
     let resting = resting.iter().map(|(unit, role)| {
         let file = files.get(&unit.name).cloned();
-        Seen { unit: Arc::clone(unit), role: *role, details: None, counters: None, file }
+        let stale = files.stale.of(&unit.name);
+        Seen { unit: Arc::clone(unit), role: *role, details: None, counters: None, file, stale }
     });
     let mut seen: Vec<Seen> = in_memory.chain(resting).collect();
     // Of one that has just woken up the picture knows more.
@@ -55,6 +59,7 @@ pub(in super::super) fn write(draft: &mut Draft, units: &[Seen], clock_start: Sy
     timers(draft, units, clock_start);
     sockets(draft, units);
     unit_files(draft, units);
+    stale_references(draft, units);
 }
 
 impl Seen {
@@ -240,6 +245,20 @@ fn unit_files(draft: &mut Draft, units: &[Seen]) {
     });
 }
 
+fn stale_references(draft: &mut Draft, units: &[Seen]) {
+    let family = Family::gauge(
+        "systemd_unit_stale_reference",
+        "A unit that does not exist, and that a file of the watched unit names which is the host's own, always 1.",
+    );
+    draft.tell(&family, |samples| {
+        for seen in units {
+            for StaleReference { directive, name } in &seen.stale {
+                samples.add(&[seen.name(), ("directive", directive), ("reference", name)], 1.0);
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -253,7 +272,7 @@ mod tests {
 
     fn seen(unit: &Unit, details: Option<&Details>) -> Seen {
         let (unit, details) = (Arc::new(unit.clone()), details.cloned().map(Arc::new));
-        Seen { unit, role: Role::default(), details, counters: None, file: None }
+        Seen { unit, role: Role::default(), details, counters: None, file: None, stale: BTreeSet::new() }
     }
 
     fn written(units: &[Seen]) -> Vec<Family> {
@@ -408,6 +427,23 @@ mod tests {
         let families = written(&[Seen { file: Some(without), ..seen[0].clone() }]);
         assert!(lines(&families, "systemd_unit_file_state").is_empty());
         assert_eq!(lines(&families, "systemd_unit_need_daemon_reload"), ["name=ssh.socket type=socket 0"]);
+    }
+
+    #[test]
+    fn each_stale_reference_is_told() {
+        let unit = unit("shop.target", "loaded", "active", "active");
+        let stale =
+            [("Wants", "shop-old.service"), ("After", "shop-old.service"), ("After", "shop-a.service")];
+        let stale = stale.map(|(directive, name)| StaleReference { directive, name: name.to_owned() });
+        let families = written(&[Seen { stale: stale.into(), ..seen(&unit, None) }]);
+        assert_eq!(
+            lines(&families, "systemd_unit_stale_reference"),
+            [
+                "name=shop.target directive=After reference=shop-a.service 1",
+                "name=shop.target directive=After reference=shop-old.service 1",
+                "name=shop.target directive=Wants reference=shop-old.service 1",
+            ]
+        );
     }
 
     #[test]
