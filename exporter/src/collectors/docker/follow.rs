@@ -284,9 +284,9 @@ impl<'a> Follower<'a> {
     /// What the engine does not announce is asked for when it is old.
     fn mark_old(&mut self, now: Instant) {
         for (id, known) in &self.shared.kept().picture.containers {
-            // The round before would have been too early by the time the question took.
-            let age = now.saturating_duration_since(known.asked) + ROUND / 4;
-            if known.lifetime().is_some_and(|lifetime| age >= lifetime) {
+            // At the next round it would be too old.
+            let age = now.saturating_duration_since(known.asked) + ROUND;
+            if known.lifetime().is_some_and(|lifetime| age > lifetime) {
                 self.agenda.mark(id, Why::Old);
             }
         }
