@@ -88,12 +88,12 @@ impl Containers {
             ms(inspect)
         );
         let what = format!("Docker with {seen} containers: CPU of dockerd and containerd per scrape");
-        let inside = format!("of that inside the scrape {}", short(cost.source_inside));
+        let inside = format!("inside the scrape {}", short(cost.source_inside));
         let measured = format!("{} ({inside}; exporter {})", ms(cost.source), short(cost.exporter));
-        Ok(vec![
-            Row::new(what, measured).beside(beside).at_most(cost.source, GOAL, "ms"),
-            self.calls().await?,
-        ])
+        // An idle engine's own work differs from period to period by more than is measured here, and may make it less
+        // than nothing.
+        let judged = cost.source.max(cost.source_inside);
+        Ok(vec![Row::new(what, measured).beside(beside).at_most(judged, GOAL, "ms"), self.calls().await?])
     }
 
     /// Counted where they pass.
