@@ -252,7 +252,7 @@ impl Control {
             firing: true,
             impact: rule.interrupts(),
             fingerprint: String::new(),
-            labels: BTreeMap::from([("triggered_by".to_owned(), author.clone())]),
+            labels: [("triggered_by", author.as_str())].into_iter().collect(),
         };
         let accepted = self.journal.accept(vec![alert], config.open_max, self.clock.now()).await?;
         let Accepted::Taken(tally) = accepted else {

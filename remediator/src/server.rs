@@ -8,7 +8,7 @@ use evenkeel_host::{
     metrics::Block,
     web::{BodyError, Caller, Request, Response, Security, exposition::Exposition, read_body, reply},
 };
-use hyper::{HeaderMap, Method, StatusCode, header};
+use hyper::{HeaderMap, Method, StatusCode, body::Bytes, header};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use subtle::ConstantTimeEq;
@@ -22,7 +22,7 @@ use crate::{
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     page::{self, Facts},
-    webhook::{BODY_MAX, Delivery, Meaning},
+    webhook::{self, BODY_MAX, Meaning},
     worker::Bell,
 };
 
@@ -160,26 +160,24 @@ impl Server {
             }
             Err(error) => return reply::text(error.status(), format!("{error}\n")),
         };
-        match Delivery::parse(&body) {
-            Ok(delivery) => {
-                drop(body);
-                self.accept(&delivery, caller.peer.is_local()).await
-            }
-            Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        }
+        self.accept(body, caller.peer.is_local()).await
     }
 
     /// Takes a delivery: on disk before the 200.
-    async fn accept(&self, delivery: &Delivery, local: bool) -> Response {
+    async fn accept(&self, body: Bytes, local: bool) -> Response {
         let (mut ours, mut ignored, mut received) = (Vec::new(), Vec::new(), Vec::new());
         let config = self.config();
-        for (alert, meaning) in delivery.meanings(&config, local) {
+        let read = webhook::read(&body, &config, local, |alert, meaning| {
             received.push(alert.is_firing());
             match meaning {
                 Meaning::Ours(alert) => ours.push(alert),
                 Meaning::Ignored(reason) => ignored.push(reason),
             }
+        });
+        if let Err(error) = read {
+            return reply::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
+        drop(body);
         let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});
         if !ours.is_empty() {
             match self.journal.accept(ours, config.open_max, self.clock.now()).await {

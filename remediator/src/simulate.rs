@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     explain::{assessor, now},
     journal::Reader,
-    webhook::{Delivery, Meaning},
+    webhook::{self, Meaning},
 };
 
 /// Prints what each alert of a webhook's body would lead to now.
@@ -16,15 +16,19 @@ use crate::{
 /// # Errors
 /// When the body is no webhook, or the state cannot be read.
 pub async fn run(config: Config, body: &[u8], out: &mut impl Write) -> anyhow::Result<()> {
-    let delivery = Delivery::parse(body).context("the webhook would answer 400")?;
     let reader = Reader::open_if_any(&config.places())?;
     let assessor = assessor(config);
     let config = assessor.config.clone();
+    let mut alerts = Vec::new();
     // On this machine: as a delivery over loopback.
-    for (alert, meaning) in delivery.meanings(&config, true) {
+    webhook::read(body, &config, true, |alert, meaning| {
         let name = alert.labels.get("alertname").map_or("(no alertname)", String::as_str);
         let status = if alert.is_firing() { "firing" } else { "resolved" };
-        writeln!(out, "{} {status}", name.escape_debug())?;
+        alerts.push((format!("{} {status}", name.escape_debug()), meaning));
+    })
+    .context("the webhook would answer 400")?;
+    for (alert, meaning) in alerts {
+        writeln!(out, "{alert}")?;
         match meaning {
             Meaning::Ignored(reason) => writeln!(out, "  ignored ({reason})")?,
             Meaning::Ours(incoming) => {

@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     config::Config,
-    journal::Incoming,
+    journal::{Incoming, Labels},
     policy::DenyList,
     rules,
     rules::Rule,
@@ -23,12 +24,13 @@ const LABELS_KEPT: usize = 4 << 10;
 /// And of each label's value, in characters.
 const VALUE_KEPT: usize = 300;
 
-/// One delivery.
+/// One delivery, its alerts as they were written: thousands of them at once would take more memory than all the rest.
 #[derive(Debug, Deserialize)]
-pub struct Delivery {
+struct Delivery<'a> {
     #[serde(default)]
     version: String,
-    alerts: Vec<Alert>,
+    #[serde(borrow)]
+    alerts: Vec<&'a RawValue>,
 }
 
 /// One alert of a delivery.
@@ -54,6 +56,9 @@ pub enum DeliveryError {
     /// Not JSON, or not of this shape.
     #[error("the body is no Alertmanager webhook: {0}")]
     Json(#[from] serde_json::Error),
+    /// One of its alerts is none; counted from 1.
+    #[error("the body is no Alertmanager webhook: alert {0}: {1}")]
+    Alert(usize, serde_json::Error),
     /// A version that does not exist yet.
     #[error("webhook version {0:?} is not known here: 4 (Alertmanager) and 1 (Grafana) are")]
     Version(String),
@@ -68,27 +73,28 @@ pub enum Meaning {
     Ignored(&'static str),
 }
 
-impl Delivery {
-    /// Reads a request's body.
-    ///
-    /// # Errors
-    /// When it is not JSON of the known shape and version.
-    pub fn parse(body: &[u8]) -> Result<Self, DeliveryError> {
-        let delivery: Self = serde_json::from_slice(body)?;
-        match delivery.version.as_str() {
-            "4" | "1" => Ok(delivery),
-            other => Err(DeliveryError::Version(other.chars().take(20).collect())),
-        }
+/// Reads a request's body, and hands over each alert with what it means under this configuration, in order. `local`: the
+/// delivery came over loopback.
+///
+/// # Errors
+/// When it is not JSON of the known shape and version. What was handed over by then counts for nothing: a delivery is
+/// taken as a whole.
+pub fn read(
+    body: &[u8],
+    config: &Config,
+    local: bool,
+    mut take: impl FnMut(&Alert, Meaning),
+) -> Result<(), DeliveryError> {
+    let delivery: Delivery<'_> = serde_json::from_slice(body)?;
+    if !matches!(delivery.version.as_str(), "4" | "1") {
+        return Err(DeliveryError::Version(delivery.version.chars().take(20).collect()));
     }
-
-    /// What each alert means under this configuration, in order. `local`: the delivery came over loopback.
-    pub fn meanings<'a>(
-        &'a self,
-        config: &'a Config,
-        local: bool,
-    ) -> impl Iterator<Item = (&'a Alert, Meaning)> {
-        self.alerts.iter().map(move |alert| (alert, meaning(alert, config, local)))
+    for (number, alert) in (1..).zip(delivery.alerts) {
+        let alert: Alert =
+            serde_json::from_str(alert.get()).map_err(|error| DeliveryError::Alert(number, error))?;
+        take(&alert, meaning(&alert, config, local));
     }
+    Ok(())
 }
 
 impl Alert {
@@ -132,16 +138,16 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
 }
 
 /// The labels as they are remembered.
-fn evidence(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn evidence(labels: &BTreeMap<String, String>) -> Labels {
     let mut left = LABELS_KEPT;
-    let mut kept = BTreeMap::new();
-    for (name, value) in labels {
-        let value: String = value.chars().take(VALUE_KEPT).collect();
-        let Some(rest) = left.checked_sub(name.len() + value.len()) else { break };
-        left = rest;
-        kept.insert(name.clone(), value);
-    }
-    kept
+    labels
+        .iter()
+        .map_while(|(name, value)| {
+            let end = value.char_indices().nth(VALUE_KEPT).map_or(value.len(), |(end, _)| end);
+            left = left.checked_sub(name.len() + end)?;
+            Some((name.as_str(), &value[..end]))
+        })
+        .collect()
 }
 
 fn denied(deny: &DenyList, kind: Kind, name: &str) -> bool {
@@ -194,15 +200,19 @@ rules:
 
     fn meanings(alerts: &str, local: bool) -> Vec<String> {
         let body = format!("{{\"version\":\"4\",\"status\":\"firing\",\"new\":{{}},\"alerts\":[{alerts}]}}");
-        let delivery = Delivery::parse(body.as_bytes()).unwrap();
-        let config = config(CONFIG).unwrap();
-        delivery
-            .meanings(&config, local)
-            .map(|(_, meaning)| match meaning {
+        let mut meanings = Vec::new();
+        let take = |_: &Alert, meaning| {
+            meanings.push(match meaning {
                 Meaning::Ours(alert) => format!("{} {} {}", alert.rule, alert.target, alert.firing),
                 Meaning::Ignored(reason) => reason.to_owned(),
-            })
-            .collect()
+            });
+        };
+        read(body.as_bytes(), &config(CONFIG).unwrap(), local, take).unwrap();
+        meanings
+    }
+
+    fn refused(body: &str) -> DeliveryError {
+        read(body.as_bytes(), &config(CONFIG).unwrap(), true, |_, _| ()).unwrap_err()
     }
 
     fn alert(status: &str, labels: &str) -> String {
@@ -273,18 +283,23 @@ rules:
             "null",
             "{\"version\":\"4\"}",
             "{\"version\":\"4\",\"alerts\":{}}",
-            "{\"version\":\"4\",\"alerts\":[{}]}",
-            "{\"version\":\"4\",\"alerts\":[{\"status\":\"maybe\",\"labels\":{}}]}",
-            "{\"version\":\"4\",\"alerts\":[{\"status\":\"firing\",\"labels\":{\"a\":1}}]}",
             "{\"version\":4,\"alerts\":[]}",
-            &deep,
         ] {
-            let error = Delivery::parse(body.as_bytes()).unwrap_err();
-            assert!(matches!(error, DeliveryError::Json(_)), "{body:.60}");
+            assert!(matches!(refused(body), DeliveryError::Json(_)), "{body:.60}");
         }
-        let error = Delivery::parse(b"{\"version\":\"5\",\"alerts\":[]}").unwrap_err();
+        let good = alert("firing", "\"alertname\":\"Other\"");
+        for bad in [
+            "{}",
+            "null",
+            "{\"status\":\"maybe\",\"labels\":{}}",
+            "{\"status\":\"firing\",\"labels\":{\"a\":1}}",
+        ] {
+            let error = refused(&format!("{{\"version\":\"4\",\"alerts\":[{good},{bad}]}}"));
+            assert!(matches!(error, DeliveryError::Alert(2, _)), "{bad}: {error}");
+        }
+        assert!(matches!(refused(&deep), DeliveryError::Alert(1, _)));
         assert_eq!(
-            error.to_string(),
+            refused("{\"version\":\"5\",\"alerts\":[]}").to_string(),
             "webhook version \"5\" is not known here: 4 (Alertmanager) and 1 (Grafana) are"
         );
     }
@@ -302,10 +317,10 @@ rules:
     fn only_so_much_is_remembered() {
         let labels: BTreeMap<String, String> =
             (0..100).map(|number| (format!("label-{number:03}"), "ä".repeat(1000))).collect();
-        let kept = evidence(&labels);
+        let kept: BTreeMap<String, String> = serde_json::from_str(evidence(&labels).json()).unwrap();
         assert_eq!(kept.len(), 6);
         assert!(kept.values().all(|value| *value == "ä".repeat(300)));
         let usual = BTreeMap::from([("alertname".to_owned(), "HostDiskHigh".to_owned())]);
-        assert_eq!(evidence(&usual), usual);
+        assert_eq!(evidence(&usual).json(), r#"{"alertname":"HostDiskHigh"}"#);
     }
 }

@@ -17,7 +17,7 @@ use evenkeel_remediator::{
     clock::Clock,
     config::{self, Config},
     control::{Control, Reloader},
-    journal::{Incoming, Journal, Reader},
+    journal::{Incoming, Journal, Labels, Reader},
     metrics::Metrics,
     serve,
     server::{Room, Server},
@@ -488,7 +488,7 @@ async fn a_full_queue_asks_to_come_again_and_loses_nothing_it_took() {
             firing: true,
             impact: false,
             fingerprint: String::new(),
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
         };
         let (journal, now) = (server.journal.clone(), server.clock.now());
         let target = incoming.target.name().to_owned();

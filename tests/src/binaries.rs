@@ -193,9 +193,16 @@ impl Remediator {
         let [subcommand, rest @ ..] = arguments else { bail!("no subcommand") };
         let mut command = tools::command(built("evenkeel-remediator")?);
         command.arg(subcommand).arg("--config.file").arg(config).args(rest);
+        command.envs(environment(include_str!("../../packaging/evenkeel-remediator.service")));
         around.apply(&mut command);
         Ok(command)
     }
+}
+
+/// What a unit file sets: a program is tried in the surroundings that it is shipped with.
+fn environment(unit: &str) -> impl Iterator<Item = (&str, &str)> {
+    let set = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+    set.flat_map(str::split_whitespace).filter_map(|word| word.split_once('='))
 }
 
 async fn scrape(url: &str) -> Result<Exposition> {

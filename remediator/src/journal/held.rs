@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     Error, Journal, Record, query,
+    statement::execute,
     store::{event, json},
 };
 use crate::clock::Moment;
@@ -58,7 +59,8 @@ impl Journal {
 }
 
 fn note_gone(db: &Connection, id: i64, now: &Moment) -> rusqlite::Result<()> {
-    let noted = db.execute(
+    let noted = execute(
+        db,
         "UPDATE remediation SET resolved_wall_ms = ?2 WHERE id = ?1 AND resolved_wall_ms IS NULL",
         params![id, now.wall_ms],
     )?;
@@ -103,8 +105,7 @@ fn milliseconds(count: i64) -> Duration {
 
 fn take_up(db: &Connection, id: i64, impact: bool, now: &Moment) -> rusqlite::Result<Option<i64>> {
     // The alert was heard of when it was; what is new is that somebody looks.
-    let opened = db.execute(
-        "INSERT OR IGNORE INTO remediation (rule, kind, target, phase, fingerprint, labels, deliveries, received,
+    let opened = execute(db, "INSERT OR IGNORE INTO remediation (rule, kind, target, phase, fingerprint, labels, deliveries, received,
            received_wall_ms, last_seen_wall_ms, seen_ms, impact, taken_up_ms)
          SELECT rule, kind, target, 'received', fingerprint, labels, 0, ?2, ?3, last_seen_wall_ms, seen_ms, ?4, ?5
          FROM remediation AS one WHERE id = ?1 AND outcome IS NOT NULL AND resolved_wall_ms IS NULL

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Journal, QUEUE, Record, Standing, StepRecord, StepState, fuse::Fuse, query, schema, writer,
+    Change, Journal, QUEUE, Record, Standing, StepRecord, StepState, fuse::Fuse, query, schema, statement,
+    writer,
 };
 use crate::clock::Moment;
 
@@ -22,8 +23,7 @@ impl Memory {
     pub(crate) fn new() -> Self {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::shape(&mut connection, 0).unwrap();
-        // Half of the time would go into preparing them again.
-        connection.set_prepared_statement_cache_capacity(256);
+        statement::keep(&connection).unwrap();
         Self(Arc::new(Mutex::new(connection)))
     }
 

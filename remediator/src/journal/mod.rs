@@ -17,6 +17,7 @@ mod query;
 mod record;
 mod reserve;
 mod schema;
+mod statement;
 mod store;
 mod timeline;
 mod writer;
@@ -29,7 +30,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::{place::Trouble, writer::Writer};
+use self::{place::Trouble, statement::execute, writer::Writer};
 use crate::clock::Clock;
 
 pub use held::Held;
@@ -37,8 +38,8 @@ pub use outbox::KEPT as LETTERS_KEPT;
 pub use place::{Places, Standing};
 pub use query::Reader;
 pub use record::{
-    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Letter, Loss, Phase,
-    Question, Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
+    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Labels, Letter, Loss,
+    Phase, Question, Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
 };
 
 /// Changes that may wait for the disk; more means that it does not keep up, and deliveries get 503.
@@ -268,14 +269,14 @@ fn savepoint<T>(
     connection: &Connection,
     change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    connection.execute_batch("SAVEPOINT change")?;
+    execute(connection, "SAVEPOINT change", [])?;
     let result = change(connection);
     // After some errors of the disk, SQLite has rolled back the whole transaction by itself.
     if result.is_err() && !connection.is_autocommit() {
-        connection.execute_batch("ROLLBACK TO change")?;
+        execute(connection, "ROLLBACK TO change", [])?;
     }
     if !connection.is_autocommit() {
-        connection.execute_batch("RELEASE change")?;
+        execute(connection, "RELEASE change", [])?;
     }
     result
 }

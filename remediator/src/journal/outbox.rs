@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Error, Journal, Letter, Waiting, Write, query, store::json};
+use super::{Error, Journal, Letter, Waiting, Write, query, statement::execute, store::json};
 use crate::clock::Moment;
 
 /// For so long a message is tried; then it is no news any more.
@@ -36,7 +36,7 @@ impl Journal {
     /// When it is not on disk.
     pub async fn letter_tried(&self, id: i64) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute("UPDATE outbox SET tries = tries + 1 WHERE id = ?1", params![id]).map(drop)
+            execute(db, "UPDATE outbox SET tries = tries + 1 WHERE id = ?1", params![id]).map(drop)
         })
         .await
     }
@@ -46,7 +46,7 @@ impl Journal {
     /// # Errors
     /// When it is not on disk; then it is delivered once more.
     pub async fn letter_done(&self, id: i64) -> Result<(), Error> {
-        self.change(move |db| db.execute("DELETE FROM outbox WHERE id = ?1", params![id]).map(drop)).await
+        self.change(move |db| execute(db, "DELETE FROM outbox WHERE id = ?1", params![id]).map(drop)).await
     }
 }
 
@@ -59,7 +59,8 @@ pub(super) fn tell(db: &Connection, id: i64, write: Write, now: &Moment) -> rusq
 pub(super) fn post(db: &Connection, letters: &[Letter], now: &Moment) -> rusqlite::Result<u64> {
     let mut dropped = 0;
     for letter in letters {
-        let posted = db.execute(
+        let posted = execute(
+            db,
             "INSERT INTO outbox (receiver, body, queued)
              SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM outbox WHERE receiver = ?1) < ?4",
             params![letter.receiver, letter.body, json(now)?, MOST],

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Approval, Decided, Error, Halt, HaltKind, Journal, Reader, Verdict, Write, outbox, query,
+    statement::{execute, query_row},
     store::{event, json},
     timeline::note_counted,
 };
@@ -44,7 +45,7 @@ impl Journal {
                 if halt(db, what, &timeline)?.is_some() {
                     ended.push(what);
                 }
-                db.execute("DELETE FROM halt WHERE what = ?1", params![what.as_str()])?;
+                execute(db, "DELETE FROM halt WHERE what = ?1", params![what.as_str()])?;
             }
             command(db, &now, &author, "resume", "")?;
             Ok(ended)
@@ -59,7 +60,8 @@ impl Journal {
     pub async fn ask(&self, id: i64, write: Write, now: Moment) -> Result<u64, Error> {
         self.change(move |db| {
             note_counted(db, &now)?;
-            let asked = db.execute(
+            let asked = execute(
+                db,
                 "UPDATE remediation SET phase = 'awaiting', asked = ?2 WHERE id = ?1 AND asked IS NULL",
                 params![id, json(&now)?],
             )?;
@@ -109,16 +111,16 @@ impl Journal {
         now: Moment,
     ) -> Result<Option<i64>, Error> {
         self.change(move |db| {
-            let last: Option<i64> = db
-                .query_row(
-                    "SELECT id FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1
+            let last: Option<i64> = query_row(
+                db,
+                "SELECT id FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND acted = 1
                      AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1",
-                    params![rule, kind, target],
-                    |row| row.get(0),
-                )
-                .optional()?;
+                params![rule, kind, target],
+                |row| row.get(0),
+            )
+            .optional()?;
             if let Some(id) = last {
-                db.execute("UPDATE remediation SET acked_by = ?2 WHERE id = ?1", params![id, author])?;
+                execute(db, "UPDATE remediation SET acked_by = ?2 WHERE id = ?1", params![id, author])?;
                 event(db, id, now.wall_ms, "acked", &author)?;
                 command(db, &now, &author, "ack", &format!("{rule} {target}"))?;
             }
@@ -158,7 +160,8 @@ impl Reader {
 }
 
 fn command(db: &Connection, now: &Moment, author: &str, what: &str, detail: &str) -> rusqlite::Result<()> {
-    db.execute(
+    execute(
+        db,
         "INSERT INTO command (wall_ms, author, what, detail) VALUES (?1, ?2, ?3, ?4)",
         params![now.wall_ms, author, what, printable(detail)],
     )
@@ -244,13 +247,13 @@ fn decide(
     now: &Moment,
 ) -> rusqlite::Result<Decided> {
     note_counted(db, now)?;
-    let awaiting: Option<bool> = db
-        .query_row(
-            "SELECT phase = 'awaiting' AND outcome IS NULL FROM remediation WHERE id = ?1",
-            params![id],
-            |row| row.get(0),
-        )
-        .optional()?;
+    let awaiting: Option<bool> = query_row(
+        db,
+        "SELECT phase = 'awaiting' AND outcome IS NULL FROM remediation WHERE id = ?1",
+        params![id],
+        |row| row.get(0),
+    )
+    .optional()?;
     match awaiting {
         None => return Ok(Decided::Unknown),
         Some(false) => return Ok(Decided::NotAwaiting),
@@ -261,7 +264,8 @@ fn decide(
         Approval::Asked(_) => return Ok(Decided::Expired),
         _ => return Ok(Decided::NotAwaiting),
     }
-    db.execute(
+    execute(
+        db,
         "UPDATE remediation SET phase = 'received', decided = ?2, decided_by = ?3, verdict = ?4 WHERE id = ?1",
         params![id, json(now)?, author, verdict.as_str()],
     )?;

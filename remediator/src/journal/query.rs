@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::{
     Error, FILE, Halt, HaltKind, Loss, Phase, Places, Question, Record, StepRecord, StepState, people,
-    reserve, schema,
+    reserve, schema, statement::query_row,
 };
 use crate::{
     admission::{Breaker, Budget, Past, Refusal, Restraint, Scope},
@@ -103,7 +103,8 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn queue(&self) -> Result<(u64, Option<i64>), Error> {
-        Ok(self.db.query_row(
+        Ok(query_row(
+            &self.db,
             "SELECT count(*), min(received_wall_ms) FROM remediation WHERE outcome IS NULL",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
@@ -234,8 +235,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn rule_facts(&self, rule: &str) -> Result<RuleFacts, Error> {
-        Ok(self.db.query_row(
-            "SELECT (SELECT count(*) FROM remediation WHERE rule = ?1
+        Ok(query_row(&self.db, "SELECT (SELECT count(*) FROM remediation WHERE rule = ?1
                      AND phase IN ('reserved', 'running', 'verifying') AND outcome IS NULL),
                     (SELECT count(*) FROM remediation AS r WHERE rule = ?1 AND acted = 1
                      AND outcome IN ('ineffective', 'failed', 'unknown') AND resolved_wall_ms IS NULL

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     admission::{Refusal, Restraint, Scope},
@@ -27,7 +28,32 @@ pub struct Incoming {
     /// Alertmanager's fingerprint, for people to find the alert again.
     pub fingerprint: String,
     /// The alert's labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
+}
+
+/// An alert's labels as they are remembered: JSON, which is all that is ever done with them until they are read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels(Box<str>);
+
+impl Labels {
+    /// An object of strings.
+    pub fn json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self("{}".into())
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
+        let labels: serde_json::Map<String, Value> =
+            pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        Self(Value::Object(labels).to_string().into())
+    }
 }
 
 /// What became of a delivery.

@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     Admission, HaltKind, Question, Request, outbox, people, query,
+    statement::execute,
     store::{event, insert_step, integer, json},
     timeline::note_counted,
 };
@@ -41,13 +42,15 @@ pub(super) fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Ad
         None => -question.id,
     };
     for (scope, _) in &question.budgets {
-        db.execute(
+        execute(
+            db,
             "INSERT INTO start (scope, step, moment) VALUES (?1, ?2, ?3)",
             params![scope.key(), step, json(&request.now)?],
         )?;
     }
     if let Some(record) = &request.step {
-        db.execute(
+        execute(
+            db,
             "UPDATE remediation SET phase = 'reserved', step = ?2, reason = NULL, detail = NULL,
              next_allowed_wall_ms = NULL WHERE id = ?1",
             params![question.id, integer(record.position)],
@@ -59,10 +62,11 @@ pub(super) fn reserve(db: &Connection, request: &Request) -> rusqlite::Result<Ad
 
 /// Takes back what [`reserve`] counted, for a step that was not done after all.
 pub(super) fn release(db: &Connection, id: i64, step: i64) -> rusqlite::Result<()> {
-    db.execute("DELETE FROM start WHERE step = ?1", params![step])?;
-    db.execute("DELETE FROM step WHERE id = ?1", params![step])?;
+    execute(db, "DELETE FROM start WHERE step = ?1", params![step])?;
+    execute(db, "DELETE FROM step WHERE id = ?1", params![step])?;
     // It may have been called, and put off by the host; what came before it stays done.
-    db.execute(
+    execute(
+        db,
         "UPDATE remediation SET phase = 'received', acted = EXISTS (SELECT 1 FROM step WHERE remediation = ?1
            AND class <> 'S0' AND state IN ('done', 'failed', 'unknown')) WHERE id = ?1",
         params![id],

@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, config::DbConfig, params};
 
-use super::{Error, store::json, timeline::note_counted};
+use super::{Error, statement, store::json, timeline::note_counted};
 use crate::{clock::Moment, text::printable};
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
@@ -230,6 +230,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     // Closing the last connection would delete the log that was grown beforehand, and the next start on a full disk
     // could not make it again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    statement::keep(&connection)?;
     shape(&mut connection, usize::try_from(found).unwrap_or(0))?;
     Ok(connection)
 }
@@ -348,6 +349,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, Error> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    statement::keep(&connection)?;
     version(path, &connection)?;
     Ok(connection)
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request, Standing,
     StepRecord, Tally, Write, outbox, place, query, reserve, schema,
+    statement::{execute, query_row},
     timeline::{self, Portion, note_boot, note_counted},
 };
 use crate::{admission::Refusal, clock::Moment, observe::Observation, text::printable};
@@ -59,8 +60,7 @@ impl Journal {
         target: String,
     ) -> Result<Option<i64>, Error> {
         self.change(move |db| {
-            db.query_row(
-                "SELECT id FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
+            query_row(db, "SELECT id FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
                 params![rule, kind, target],
                 |row| row.get(0),
             )
@@ -107,7 +107,7 @@ impl Journal {
     /// When it is not on disk.
     pub async fn set_before(&self, id: i64, before: Observation) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute("UPDATE remediation SET before = ?2 WHERE id = ?1", params![id, json(&before)?])
+            execute(db, "UPDATE remediation SET before = ?2 WHERE id = ?1", params![id, json(&before)?])
                 .map(drop)
         })
         .await
@@ -151,11 +151,12 @@ impl Journal {
     /// When it is not on disk, and so must not be called.
     pub async fn running(&self, id: i64, step: i64, now: Moment) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute(
+            execute(
+                db,
                 "UPDATE step SET state = 'running', started_wall_ms = ?2 WHERE id = ?1",
                 params![step, now.wall_ms],
             )?;
-            db.execute("UPDATE remediation SET phase = 'running', acted = 1 WHERE id = ?1", params![id])?;
+            execute(db, "UPDATE remediation SET phase = 'running', acted = 1 WHERE id = ?1", params![id])?;
             event(db, id, now.wall_ms, "running", "")
         })
         .await
@@ -167,8 +168,7 @@ impl Journal {
     /// When it is not on disk.
     pub async fn verifying(&self, id: i64, step: i64, ended: StepRecord, now: Moment) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute(
-                "UPDATE step SET state = ?2, reason = ?3, detail = ?4, ended_wall_ms = ?5, claimed_freed_bytes = ?6,
+            execute(db, "UPDATE step SET state = ?2, reason = ?3, detail = ?4, ended_wall_ms = ?5, claimed_freed_bytes = ?6,
                  measured_freed_bytes = ?7 WHERE id = ?1",
                 params![
                     step,
@@ -180,7 +180,7 @@ impl Journal {
                     ended.measured_freed_bytes
                 ],
             )?;
-            db.execute("UPDATE remediation SET phase = 'verifying', step = ?2 WHERE id = ?1", params![
+            execute(db, "UPDATE remediation SET phase = 'verifying', step = ?2 WHERE id = ?1", params![
                 id,
                 integer(ended.position)
             ])?;
@@ -203,10 +203,9 @@ impl Journal {
     /// When it is not on disk.
     pub async fn forget_steps(&self, id: i64) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute("DELETE FROM step WHERE remediation = ?1", params![id])?;
+            execute(db, "DELETE FROM step WHERE remediation = ?1", params![id])?;
             // What people approved of is no longer what would be done.
-            db.execute(
-                "UPDATE remediation SET step = 0, asked = NULL, decided = NULL, decided_by = NULL, verdict = NULL
+            execute(db, "UPDATE remediation SET step = 0, asked = NULL, decided = NULL, decided_by = NULL, verdict = NULL
                  WHERE id = ?1",
                 params![id],
             )
@@ -221,7 +220,8 @@ impl Journal {
     /// When it is not on disk.
     pub async fn next_step(&self, id: i64, position: usize) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute(
+            execute(
+                db,
                 "UPDATE remediation SET phase = 'received', step = ?2 WHERE id = ?1",
                 params![id, integer(position)],
             )
@@ -236,7 +236,8 @@ impl Journal {
     /// When it is not on disk.
     pub async fn wait(&self, id: i64, refusal: Refusal, next_allowed_wall_ms: i64) -> Result<(), Error> {
         self.change(move |db| {
-            db.execute(
+            execute(
+                db,
                 "UPDATE remediation SET reason = ?2, detail = ?3, next_allowed_wall_ms = ?4 WHERE id = ?1",
                 params![id, refusal.reason.as_str(), refusal.detail, next_allowed_wall_ms],
             )
@@ -327,13 +328,12 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
         } else if absorb.execute(params![key.0, key.1, key.2, now.wall_ms, seen])? > 0 {
             tally.absorbed += 1;
         } else {
-            let labels = json(&alert.labels)?;
             insert.execute(params![
                 key.0,
                 key.1,
                 key.2,
                 alert.fingerprint,
-                labels,
+                alert.labels.json(),
                 received,
                 now.wall_ms,
                 alert.impact,
@@ -349,7 +349,7 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
 /// bound would otherwise be refused and sent again for ever.
 fn has_room(db: &Connection, alerts: &[Incoming], most: usize) -> rusqlite::Result<bool> {
     let open: usize =
-        db.query_row("SELECT count(*) FROM remediation WHERE outcome IS NULL", [], |row| row.get(0))?;
+        query_row(db, "SELECT count(*) FROM remediation WHERE outcome IS NULL", [], |row| row.get(0))?;
     if open < most {
         return Ok(true);
     }
@@ -366,40 +366,39 @@ fn has_room(db: &Connection, alerts: &[Incoming], most: usize) -> rusqlite::Resu
 }
 
 fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Result<Renamed> {
-    let other: Option<i64> = db
-        .query_row(
-            "SELECT other.id FROM remediation AS this JOIN remediation AS other
+    let other: Option<i64> = query_row(
+        db,
+        "SELECT other.id FROM remediation AS this JOIN remediation AS other
              ON other.rule = this.rule AND other.kind = this.kind AND other.id <> this.id
              WHERE this.id = ?1 AND other.target = ?2 AND other.outcome IS NULL",
-            params![id, target],
-            |row| row.get(0),
-        )
-        .optional()?;
+        params![id, target],
+        |row| row.get(0),
+    )
+    .optional()?;
     let Some(other) = other else {
         let alias: String =
-            db.query_row("SELECT target FROM remediation WHERE id = ?1", params![id], |row| row.get(0))?;
-        db.execute("UPDATE remediation SET target = ?2 WHERE id = ?1", params![id, target])?;
+            query_row(db, "SELECT target FROM remediation WHERE id = ?1", params![id], |row| row.get(0))?;
+        execute(db, "UPDATE remediation SET target = ?2 WHERE id = ?1", params![id, target])?;
         event(db, id, now.wall_ms, "renamed", &format!("{alias} is {target}"))?;
         return Ok(Renamed::Renamed);
     };
-    db.execute(
-        "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries, last_seen_wall_ms = ?3,
+    execute(db, "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries, last_seen_wall_ms = ?3,
          seen_ms = max(remediation.seen_ms, this.seen_ms)
          FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
         params![other, id, now.wall_ms],
     )?;
-    db.execute("DELETE FROM remediation WHERE id = ?1", params![id])?;
+    execute(db, "DELETE FROM remediation WHERE id = ?1", params![id])?;
     Ok(Renamed::Absorbed)
 }
 
 pub(super) fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqlite::Result<i64> {
     // Taken up again after a wait or a crash, it is judged anew.
-    db.execute(
+    execute(
+        db,
         "DELETE FROM step WHERE remediation = ?1 AND position = ?2 AND state IN ('skipped', 'planned')",
         params![id, integer(step.position)],
     )?;
-    db.execute(
-        "INSERT INTO step (remediation, position, action, class, plan, state, reason, detail, started_wall_ms,
+    execute(db, "INSERT INTO step (remediation, position, action, class, plan, state, reason, detail, started_wall_ms,
          ended_wall_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             id,
@@ -427,8 +426,7 @@ fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> ru
     } else {
         fold(db, id, known_as)?;
     }
-    db.execute(
-        "UPDATE remediation SET phase = 'ended', outcome = ?2, reason = ?3, detail = ?4, next_allowed_wall_ms = ?5,
+    execute(db, "UPDATE remediation SET phase = 'ended', outcome = ?2, reason = ?3, detail = ?4, next_allowed_wall_ms = ?5,
          after = ?6, ended = ?7, ended_wall_ms = ?8 WHERE id = ?1",
         params![
             known_as,
@@ -448,23 +446,21 @@ fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> ru
 
 /// Adds a remediation to an earlier one, which then shows what was seen and judged last.
 fn fold(db: &Connection, id: i64, earlier: i64) -> rusqlite::Result<()> {
-    db.execute(
-        "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries,
+    execute(db, "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries,
          last_seen_wall_ms = this.last_seen_wall_ms, seen_ms = this.seen_ms, resolved_wall_ms = this.resolved_wall_ms, before = this.before,
          labels = this.labels, fingerprint = this.fingerprint
          FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
         params![earlier, id],
     )?;
-    db.execute("DELETE FROM step WHERE remediation = ?1", params![earlier])?;
-    db.execute("UPDATE step SET remediation = ?1 WHERE remediation = ?2", params![earlier, id])?;
-    db.execute("DELETE FROM remediation WHERE id = ?1", params![id]).map(drop)
+    execute(db, "DELETE FROM step WHERE remediation = ?1", params![earlier])?;
+    execute(db, "UPDATE step SET remediation = ?1 WHERE remediation = ?2", params![earlier, id])?;
+    execute(db, "DELETE FROM remediation WHERE id = ?1", params![id]).map(drop)
 }
 
 /// The remediation just before this one of the same rule and target, not long ago, when neither acted and both ended
 /// alike.
 fn repeated(db: &Connection, id: i64, end: &End, now: &Moment) -> rusqlite::Result<Option<i64>> {
-    db.query_row(
-        "SELECT earlier.id FROM remediation AS this JOIN remediation AS earlier
+    query_row(db, "SELECT earlier.id FROM remediation AS this JOIN remediation AS earlier
          ON earlier.rule = this.rule AND earlier.kind = this.kind AND earlier.target = this.target
             AND earlier.id < this.id
          WHERE this.id = ?1 AND this.acted = 0 AND earlier.acted = 0 AND earlier.outcome = ?2 AND earlier.reason = ?3
@@ -484,7 +480,8 @@ pub(super) fn event(
     what: &str,
     detail: &str,
 ) -> rusqlite::Result<()> {
-    db.execute(
+    execute(
+        db,
         "INSERT INTO event (remediation, wall_ms, what, detail) VALUES (?1, ?2, ?3, ?4)",
         params![id, wall_ms, what, detail],
     )

@@ -5,7 +5,6 @@ mod retention;
 mod stress;
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, LazyLock,
@@ -18,8 +17,8 @@ use rusqlite::params;
 use tempfile::TempDir;
 
 use super::{
-    Accepted, Admission, Approval, Decided, End, Error, FILE, HaltKind, Incoming, Journal, Letter, Question,
-    Reader, Request, StepRecord, StepState, Storm, Tally, Verdict, Write,
+    Accepted, Admission, Approval, Decided, End, Error, FILE, HaltKind, Incoming, Journal, Labels, Letter,
+    Question, Reader, Request, StepRecord, StepState, Storm, Tally, Verdict, Write,
 };
 use crate::{
     admission::{Reason, Scope},
@@ -69,7 +68,7 @@ fn alert(name: &str) -> Incoming {
         firing: true,
         impact: true,
         fingerprint: String::new(),
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{outbox, query};
+use super::{outbox, query, statement::execute};
 use crate::clock::Moment;
 
 /// So much a wall clock may drift, in milliseconds, before its boot is noted anew.
@@ -36,12 +36,14 @@ pub(super) enum Portion {
 pub(super) fn retain_some(db: &Connection, now: &Moment) -> rusqlite::Result<Portion> {
     note_boot(db, now)?;
     let timeline = query::on_timeline(db, now)?.wall_ms;
-    let mut forgotten = db.execute(
+    let mut forgotten = execute(
+        db,
         "DELETE FROM remediation WHERE id IN (
            SELECT id FROM remediation WHERE seen_ms < ?1 AND outcome IS NOT NULL ORDER BY seen_ms LIMIT ?2)",
         params![timeline - HISTORY_MS, PORTION],
     )?;
-    forgotten += db.execute(
+    forgotten += execute(
+        db,
         "DELETE FROM remediation WHERE id IN (
            SELECT id FROM remediation WHERE outcome IS NOT NULL AND acted = 0
            AND id <= (SELECT id FROM remediation ORDER BY id DESC LIMIT 1 OFFSET ?1) ORDER BY id LIMIT ?2)",
@@ -52,11 +54,13 @@ pub(super) fn retain_some(db: &Connection, now: &Moment) -> rusqlite::Result<Por
     forgotten += forget_oldest(db, "loss", "moment", timeline - STARTS_MS)?;
     let kept = i64::try_from(outbox::KEPT.as_millis()).unwrap_or(i64::MAX);
     forgotten += forget_oldest(db, "outbox", "queued", timeline - kept)?;
-    db.execute(
+    execute(
+        db,
         "DELETE FROM command WHERE id <= (SELECT id FROM command ORDER BY id DESC LIMIT 1 OFFSET ?1)",
         params![COMMANDS_MAX],
     )?;
-    db.execute(
+    execute(
+        db,
         "DELETE FROM boot WHERE rowid <= (SELECT rowid FROM boot ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
         params![BOOTS_MAX],
     )?;
@@ -85,19 +89,20 @@ pub(super) fn note_boot(db: &Connection, now: &Moment) -> rusqlite::Result<()> {
         .optional()?;
     match known {
         Some(epoch) if (epoch - now.epoch_ms()).abs() <= DRIFT_MS => Ok(()),
-        Some(_) => db
-            .execute("UPDATE boot SET epoch_ms = ?2 WHERE id = ?1", params![now.boot_id, now.epoch_ms()])
-            .map(drop),
+        Some(_) => {
+            execute(db, "UPDATE boot SET epoch_ms = ?2 WHERE id = ?1", params![now.boot_id, now.epoch_ms()])
+                .map(drop)
+        }
         // The first one of all takes the wall clock's word; each later one begins behind all that was counted before.
-        None => db
-            .execute(
-                "INSERT INTO boot (id, began_ms, epoch_ms, counted_ms)
+        None => execute(
+            db,
+            "INSERT INTO boot (id, began_ms, epoch_ms, counted_ms)
                  SELECT ?1, began, ?2, began FROM (
                    SELECT coalesce((SELECT max(began_ms + ?2 - epoch_ms, counted_ms) FROM boot
                                     ORDER BY rowid DESC LIMIT 1), ?2) AS began)",
-                params![now.boot_id, now.epoch_ms()],
-            )
-            .map(drop),
+            params![now.boot_id, now.epoch_ms()],
+        )
+        .map(drop),
     }
 }
 

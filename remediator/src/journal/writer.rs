@@ -1,14 +1,23 @@
 //! The thread that writes: takes the changes that wait, commits them together, and answers. It holds the only writing
 //! connection, and gets itself another one when the disk or the file under it fails.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     BATCH, Change, Done, Error,
     place::{self, Known, Locks, Places, Standing, Trouble},
+    statement::execute,
 };
 use crate::clock::Clock;
+
+/// Between two looks at whether more has come.
+const GLANCE: Duration = Duration::from_micros(50);
 
 pub(super) struct Writer {
     /// None while it can be opened nowhere.
@@ -35,13 +44,17 @@ impl Writer {
 
     /// Writes until nobody can ask any more.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Change>) {
+        let mut company = Company::default();
         while let Some(first) = queue.blocking_recv() {
+            company.gather(&queue);
             if self.connection.is_none() {
                 self.reopen(Known::Nothing);
             }
-            if let Some((trouble, why)) = commit(self.connection.as_ref(), first, &mut queue) {
-                self.mend(trouble, &why);
+            let committed = commit(self.connection.as_ref(), first, &mut queue);
+            if let Some((trouble, why)) = &committed.trouble {
+                self.mend(*trouble, why);
             }
+            company = committed.company;
         }
     }
 
@@ -71,16 +84,40 @@ impl Writer {
     }
 }
 
-/// One commit: the first change and what has been queued behind it meanwhile. Answers what is wrong with the database, if
-/// that came to light.
+/// What the last commit was like. Whoever was answered together mostly comes again together: the first of them to come
+/// back would otherwise be flushed alone, with all the others waiting for the next flush.
+#[derive(Debug, Default)]
+struct Company {
+    changes: usize,
+    flush: Duration,
+}
+
+impl Company {
+    /// Waits for as many as there were, half a flush at most. One that was alone waits for nobody.
+    fn gather(&self, queue: &mpsc::Receiver<Change>) {
+        let end = Instant::now() + self.flush / 2;
+        while queue.len() + 1 < self.changes && Instant::now() < end {
+            thread::sleep(GLANCE);
+        }
+    }
+}
+
+/// What a commit was.
+pub(super) struct Committed {
+    company: Company,
+    /// What is wrong with the database, if that came to light.
+    pub(super) trouble: Option<(Trouble, String)>,
+}
+
+/// One commit: the first change and what has been queued behind it meanwhile.
 pub(super) fn commit(
     connection: Option<&Connection>,
     first: Change,
     queue: &mut mpsc::Receiver<Change>,
-) -> Option<(Trouble, String)> {
+) -> Committed {
     let begun = match connection {
-        Some(connection) => match connection.execute_batch("BEGIN IMMEDIATE") {
-            Ok(()) => Ok(connection),
+        Some(connection) => match execute(connection, "BEGIN IMMEDIATE", []) {
+            Ok(_) => Ok(connection),
             Err(error) => Err((Trouble::of(&error), error.to_string())),
         },
         None => Err((None, "it can be opened nowhere".to_owned())),
@@ -98,27 +135,29 @@ pub(super) fn commit(
         lost = begun.as_ref().is_ok_and(|connection| connection.is_autocommit());
         next = if lost || replies.len() >= BATCH { None } else { queue.try_recv().ok() };
     }
+    let flush = Instant::now();
     let committed = match begun {
         Ok(_) if lost => {
             Err((None, "a change failed in a way that undid all that shared its transaction".to_owned()))
         }
-        Ok(connection) => {
-            connection.execute_batch("COMMIT").map_err(|error| (Trouble::of(&error), error.to_string()))
-        }
+        Ok(connection) => execute(connection, "COMMIT", [])
+            .map(drop)
+            .map_err(|error| (Trouble::of(&error), error.to_string())),
         Err(error) => Err(error),
     };
+    let company = Company { changes: replies.len(), flush: flush.elapsed() };
     if let Err((trouble, error)) = &committed {
         tracing::error!(error, changes = replies.len(), "the state could not be written");
         found = found.or_else(|| trouble.map(|trouble| (trouble, error.clone())));
         // After a failed commit the transaction may still be open.
         if let Some(connection) = connection.filter(|connection| !connection.is_autocommit()) {
-            drop(connection.execute_batch("ROLLBACK"));
+            drop(execute(connection, "ROLLBACK", []));
         }
     }
     for reply in replies {
         reply(committed.as_ref().map_or_else(|(_, text)| Err(failure(text)), |()| Ok(())));
     }
-    found
+    Committed { company, trouble: found }
 }
 
 /// The error of a whole transaction, for each of its changes.

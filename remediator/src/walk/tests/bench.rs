@@ -526,7 +526,7 @@ impl Bench {
             firing,
             impact: rule.interrupts(),
             fingerprint: "ab".to_owned(),
-            labels: BTreeMap::from([("alertname".to_owned(), rule.name.clone())]),
+            labels: [("alertname", rule.name.as_str())].into_iter().collect(),
         };
         self.take(vec![incoming]).await;
     }

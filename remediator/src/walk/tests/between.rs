@@ -335,7 +335,7 @@ async fn what_a_person_began_is_not_taken_up() {
         firing: true,
         impact: true,
         fingerprint: String::new(),
-        labels: [("triggered_by".to_owned(), "root".to_owned())].into(),
+        labels: [("triggered_by", "root")].into_iter().collect(),
     };
     let accepted = bench.journal().accept(vec![order], 100, bench.now()).await.unwrap();
     assert!(matches!(accepted, Accepted::Taken(_)));

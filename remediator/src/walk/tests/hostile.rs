@@ -16,11 +16,10 @@ use super::bench::{Bench, Does, disk, disk_rule, unit_rule};
 use crate::{
     admission::gates::Conditions,
     filling::Filling,
-    journal::Incoming,
     observe::{Container, Eyes, Observation, Unit, Unseen},
     policy::Class,
     target::{Kind, Target},
-    webhook::{Delivery, Meaning},
+    webhook::{self, Alert, Meaning},
 };
 
 const BODIES: u32 = 300;
@@ -228,17 +227,15 @@ async fn no_body_makes_anything_be_looked_at_or_called_that_is_not_allowed() {
         let body = body().new_tree(&mut runner).unwrap();
         let body = proptest::strategy::ValueTree::current(&body);
         let shown = || String::from_utf8_lossy(&body).chars().take(2000).collect::<String>();
-        let Ok(delivery) = Delivery::parse(&body) else {
+        let mut ours = Vec::new();
+        let take = |_: &Alert, meaning| match meaning {
+            Meaning::Ours(alert) => ours.push(alert),
+            Meaning::Ignored(_) => {}
+        };
+        if webhook::read(&body, &bench.config, false, take).is_err() {
             refused += 1;
             continue;
-        };
-        let meanings = delivery.meanings(&bench.config, false);
-        let ours: Vec<Incoming> = meanings
-            .filter_map(|(_, meaning)| match meaning {
-                Meaning::Ours(alert) => Some(alert),
-                Meaning::Ignored(_) => None,
-            })
-            .collect();
+        }
         bench.take(ours).await;
         bench.drive().await;
         for target in eyes.0.lock().unwrap().drain(..) {

@@ -32,7 +32,7 @@ use crate::{
     observe::Host,
     policy::{Limit, Mode},
     walk::Walker,
-    webhook::{Delivery, Meaning},
+    webhook::{self, Alert, Meaning},
     worker::{Bell, Worker},
 };
 
@@ -365,14 +365,13 @@ impl Play<'_> {
             })
             .collect();
         let body = json!({"version": "4", "alerts": alerts}).to_string();
-        let delivery = Delivery::parse(body.as_bytes()).unwrap();
-        let meanings = delivery.meanings(&self.config, false);
-        meanings
-            .filter_map(|(_, meaning)| match meaning {
-                Meaning::Ours(alert) => Some(alert),
-                Meaning::Ignored(_) => None,
-            })
-            .collect()
+        let mut ours = Vec::new();
+        let take = |_: &Alert, meaning| match meaning {
+            Meaning::Ours(alert) => ours.push(alert),
+            Meaning::Ignored(_) => {}
+        };
+        webhook::read(body.as_bytes(), &self.config, false, take).unwrap();
+        ours
     }
 
     fn taken(&self, alerts: &[Incoming], sure: bool) {
