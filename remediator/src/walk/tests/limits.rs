@@ -244,6 +244,24 @@ async fn after_a_try_it_cools_down_longer_each_time_and_then_a_person_is_needed(
     assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Succeeded, "verified"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_day_of_flapping_starts_exactly_what_the_budget_allows() {
+    let bench = limited("[3/6h]");
+    let begun = Instant::now();
+    while begun.elapsed() < minutes(24 * 60) {
+        bench.world.sicken(APP);
+        bench.heal("unit", APP).await;
+        sleep(minutes(1)).await;
+    }
+    // The last of them waited for the next window.
+    let within = |at: &Instant| at.duration_since(begun) < minutes(24 * 60);
+    let calls: Vec<Instant> = bench.world.calls().iter().map(|call| call.at).filter(within).collect();
+    assert_eq!(calls.len(), 4 * 3, "{calls:?}");
+    for window in calls.windows(4) {
+        assert!(window[3].duration_since(window[0]) >= minutes(6 * 60), "{window:?}");
+    }
+}
+
 /// A flood of refusals of two kinds, which are not folded into one, makes nobody forget what was tried.
 #[tokio::test(start_paused = true)]
 async fn a_flapping_alert_does_not_make_the_breaker_forget() {
