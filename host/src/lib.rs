@@ -3,10 +3,12 @@
 //! Both binaries see the host through this crate, so the remediator verifies a repair with the same eyes that
 //! raised the alert. What they share besides is here too: the HTTP server, strict config loading, metrics as values.
 
+pub mod blocking;
 pub mod build;
 pub mod cgroup;
 pub mod config;
 pub mod docker;
+pub mod environ;
 pub mod filesystem;
 #[cfg(feature = "foreign-input")]
 pub mod foreign_input;
@@ -15,5 +17,6 @@ pub mod log;
 pub mod machine;
 pub mod metrics;
 pub mod redis;
+pub mod resolve;
 pub mod systemd;
 pub mod web;

@@ -6,21 +6,20 @@
 
 mod deleted;
 mod folder;
-mod in_flight;
 mod largest;
 mod mountinfo;
 mod probe;
-mod round;
-mod threads;
 
 use std::{io, path::Path};
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, makedev, statx};
 
+/// Why a filesystem could not be asked.
+pub use crate::blocking::Error as ProbeError;
 pub use deleted::Deleted;
 pub use largest::{Largest, largest_entries};
 pub use mountinfo::{Mount, mounts, parse_mountinfo};
-pub use probe::{Filling, ProbeError, Prober, Usage};
+pub use probe::{Filling, Prober, Usage};
 
 /// `st_dev` of what is at `path`, symlinks followed: equal for two paths on the same filesystem. Does not wait for a
 /// remote server.

@@ -10,9 +10,10 @@ use std::{
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat, statx};
 
 use super::{
-    Deleted, Largest, Mount, deleted::deleted_files, device_of, folder::folder_size, in_flight::InFlight,
+    Deleted, Largest, Mount, ProbeError, deleted::deleted_files, device_of, folder::folder_size,
     largest_entries, mounts,
 };
+use crate::blocking::InFlight;
 
 /// Sizes of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,39 +64,6 @@ pub struct Filling {
     pub deleted: Vec<Deleted>,
     /// What is free and kept for root, or by the filesystem for itself (ext4 keeps up to 2 % so), in bytes.
     pub reserved_bytes: u64,
-}
-
-/// Why a filesystem could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// An earlier question to the same mount has not come back yet.
-    #[error("an earlier probe of this mount is still stuck")]
-    Stuck,
-    /// No answer in time.
-    #[error("the filesystem did not answer in time")]
-    TimedOut,
-    /// Too many mounts are stuck.
-    #[error("too many mounts are stuck")]
-    TooMany,
-    /// No thread to ask from.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-    /// The kernel's answer is an error.
-    #[error("{0}")]
-    Os(io::Error),
-}
-
-impl ProbeError {
-    /// The error in one word.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Stuck => "stuck",
-            Self::TimedOut => "timeout",
-            Self::TooMany => "too_many",
-            Self::Thread(_) => "thread",
-            Self::Os(_) => "os",
-        }
-    }
 }
 
 /// Asks filesystems on threads of its own, one question at a time for each path. Clones share what is under way and what

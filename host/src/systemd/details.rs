@@ -62,6 +62,26 @@ pub struct SocketCounters {
     pub refused: u32,
 }
 
+/// The process that a service is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MainProcess {
+    /// Its number, as systemd's host counts.
+    pub pid: u32,
+    /// The service's control group, from the root of the hierarchy.
+    pub control_group: String,
+}
+
+/// What a unit is tied to, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ties {
+    /// It cannot be without these: `Requires=` and `BindsTo=`.
+    pub requires: Vec<String>,
+    /// It pulls these in: `Wants=`.
+    pub wants: Vec<String>,
+    /// It is started after these.
+    pub after: Vec<String>,
+}
+
 /// Says whether a unit's [`Details`] may have changed: equal marks, equal details, until the unit files are reloaded.
 ///
 /// systemd stamps every change of a unit's state, also those that end where they began (a crash and its restart).
@@ -194,6 +214,43 @@ impl Systemd {
     /// As [`Systemd::details`].
     pub async fn unit_file_state(&self, unit: &Unit) -> Result<String, Error> {
         self.bus.get(&unit.path, UNIT, "UnitFileState").await
+    }
+
+    /// The main process of a service that systemd has in memory; of a name that it does not, of another kind of unit and
+    /// of a service that does not run there is none.
+    ///
+    /// # Errors
+    /// As [`Systemd::units`].
+    pub async fn main_process(&self, name: &str) -> Result<Option<MainProcess>, Error> {
+        if super::kind_of(name) != "service" {
+            return Ok(None);
+        }
+        let path = match self.bus.call(&super::manager_path(), super::MANAGER, "GetUnit", &(name)).await {
+            Ok(message) => super::bus::body::<super::UnitPath>("GetUnit", &message)?,
+            Err(error) if error.is_no_such_unit() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (pid, control_group) =
+            join!(self.bus.get(&path, SERVICE, "MainPID"), self.bus.get(&path, SERVICE, "ControlGroup"));
+        let process = MainProcess { pid: pid?, control_group: control_group? };
+        Ok((process.pid != 0).then_some(process))
+    }
+
+    /// What the unit is tied to by its files and by what lies in folders beside them.
+    ///
+    /// # Errors
+    /// As [`Systemd::details`].
+    pub async fn ties(&self, unit: &Unit) -> Result<Ties, Error> {
+        let path = &unit.path;
+        let (requires, binds_to, wants, after) = join!(
+            self.bus.get::<Vec<String>>(path, UNIT, "Requires"),
+            self.bus.get::<Vec<String>>(path, UNIT, "BindsTo"),
+            self.bus.get(path, UNIT, "Wants"),
+            self.bus.get(path, UNIT, "After"),
+        );
+        let mut requires = requires?;
+        requires.extend(binds_to?);
+        Ok(Ties { requires, wants: wants?, after: after? })
     }
 
     async fn service_details(&self, unit: &Unit) -> Result<ServiceDetails, Error> {

@@ -105,6 +105,8 @@ impl FakeUnit {
         unit.set("InvocationID", vec![0xab_u8; 16]);
         unit.set("Wants", Vec::<String>::new());
         unit.set("Requires", Vec::<String>::new());
+        unit.set("BindsTo", Vec::<String>::new());
+        unit.set("After", Vec::<String>::new());
         for property in ["RequiredBy", "BoundBy", "ConsistsOf", "TriggeredBy"] {
             unit.set(property, Vec::<String>::new());
         }
@@ -470,6 +472,13 @@ fn decide(message: &Message, state: &mut State) -> Option<Answer> {
             let name: String = message.body().deserialize().ok()?;
             load(state, &name);
             Answer::Path(path_of(&name))
+        }
+        "GetUnit" => {
+            let name: String = message.body().deserialize().ok()?;
+            match state.units.iter().find(|unit| unit.name == name) {
+                Some(unit) => Answer::Path(unit.path()),
+                None => Answer::Error("org.freedesktop.systemd1.NoSuchUnit"),
+            }
         }
         "Get" => read(state, &path, &property),
         "GetMachineId" => Answer::Text(state.machine_id.clone()),

@@ -28,7 +28,7 @@ use zbus::{ObjectPath, OwnedObjectPath};
 
 use bus::Bus;
 pub use bus::Error;
-pub use details::{Details, Mark, ServiceDetails, SocketCounters, TimerDetails};
+pub use details::{Details, MainProcess, Mark, ServiceDetails, SocketCounters, Ties, TimerDetails};
 pub use files::{has_unit_file, machine_id, unit_files, unit_files_stamp};
 pub use name::is_unit_name;
 pub use references::{Named, OWN_FOLDERS, covers, own_references};

@@ -295,3 +295,34 @@ async fn reconnecting_leaks_no_descriptor() {
     let after = std::fs::read_dir("/proc/self/fd").unwrap().count();
     assert!(after < before + 50, "{before} descriptors before 50 reconnections, {after} after");
 }
+
+#[tokio::test]
+async fn the_main_process_is_of_services_that_run() {
+    let (_folder, fake, systemd) = fake(vec![
+        FakeUnit::new("web.service"),
+        FakeUnit::new("done.service").with("MainPID", 0_u32),
+        FakeUnit::new("web.socket"),
+    ]);
+    let process = MainProcess { pid: 4711, control_group: "/system.slice/web.service".into() };
+    assert_eq!(systemd.main_process("web.service").await.unwrap(), Some(process));
+    for name in ["done.service", "web.socket", "no-such.service"] {
+        assert_eq!(systemd.main_process(name).await.unwrap(), None, "{name}");
+    }
+    assert_eq!(fake.asked("LoadUnit"), 0, "nothing is brought into memory for the question");
+}
+
+#[tokio::test]
+async fn ties_are_told_by_their_kind() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let target = FakeUnit::new("app.target")
+        .with("Wants", names(&["a.service", "gone.service"]))
+        .with("Requires", names(&["b.service"]))
+        .with("BindsTo", names(&["c.service"]))
+        .with("After", names(&["a.service"]));
+    let (_folder, _fake, systemd) = fake(vec![target]);
+    let unit = systemd.units().await.unwrap().remove(0);
+    let ties = systemd.ties(&unit).await.unwrap();
+    assert_eq!(ties.requires, ["b.service", "c.service"]);
+    assert_eq!(ties.wants, ["a.service", "gone.service"]);
+    assert_eq!(ties.after, ["a.service"]);
+}

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ProbeError, threads::hand_over};
+use super::{Error, threads::hand_over};
 
 /// Threads at once. Each stuck mount holds one, for as long as it is stuck: it can neither be killed nor left.
 const MOST: usize = 32;
@@ -25,7 +25,7 @@ pub(super) type Outcome<T> = Result<T, Arc<io::Error>>;
 pub(super) type Awaited<T> = oneshot::Receiver<Outcome<T>>;
 
 /// The calls under way. Clones share them.
-pub(super) struct InFlight<T> {
+pub(crate) struct InFlight<T> {
     /// As many as there are threads: too few for anything quicker than looking through them.
     calls: Arc<Mutex<Vec<Call<T>>>>,
 }
@@ -101,18 +101,18 @@ impl<T> Drop for Asking<T> {
 impl<T: Clone + Send + 'static> InFlight<T> {
     /// The outcome of `call`, run on a thread of its own; or of the one that is already under way for this subject. A
     /// subject that is known to be stuck is not waited for again until its call returns.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         subject: Arc<Path>,
         limit: Duration,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, ProbeError> {
+    ) -> Result<T, Error> {
         let end = Instant::now() + limit;
         let outcome = match self.claim(&subject) {
-            Claim::Stuck => return Err(ProbeError::Stuck),
+            Claim::Stuck => return Err(Error::Stuck),
             Claim::Taken(outcome) => outcome,
             // This one is under way too.
-            Claim::Mine(_) if self.is_full(1) => return Err(ProbeError::TooMany),
+            Claim::Mine(_) if self.is_full(1) => return Err(Error::TooMany),
             Claim::Mine(asking) => {
                 let (tell, outcome) = oneshot::channel();
                 hand_over(move || drop(tell.send(asking.tell(call()))))?;
@@ -123,16 +123,11 @@ impl<T: Clone + Send + 'static> InFlight<T> {
     }
 
     /// Waits for an outcome until `end`; who is late is remembered as stuck.
-    pub(super) async fn wait(
-        &self,
-        subject: &Path,
-        outcome: Awaited<T>,
-        end: Instant,
-    ) -> Result<T, ProbeError> {
+    pub(super) async fn wait(&self, subject: &Path, outcome: Awaited<T>, end: Instant) -> Result<T, Error> {
         match timeout_at(end, outcome).await {
             Ok(Ok(outcome)) => result(outcome),
             // The thread ended without a word: the call panicked.
-            Ok(Err(_)) => Err(ProbeError::Os(io::Error::other("the probe ended without an answer"))),
+            Ok(Err(_)) => Err(Error::Os(io::Error::other("the probe ended without an answer"))),
             Err(_) => Err(self.give_up(subject)),
         }
     }
@@ -165,11 +160,11 @@ impl<T> InFlight<T> {
     }
 
     /// Remembers a subject as stuck until its call returns.
-    pub(super) fn give_up(&self, subject: &Path) -> ProbeError {
+    pub(super) fn give_up(&self, subject: &Path) -> Error {
         if let Some(call) = self.lock().iter_mut().find(|call| is_same(&call.subject, subject)) {
             call.stuck = true;
         }
-        ProbeError::TimedOut
+        Error::TimedOut
     }
 
     /// Whether the calls under way, `but` for some of them, hold all the threads that there may be.
@@ -188,9 +183,9 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// `io::Error` cannot be cloned; its code says all that there is to say.
-pub(super) fn result<T>(outcome: Outcome<T>) -> Result<T, ProbeError> {
+pub(super) fn result<T>(outcome: Outcome<T>) -> Result<T, Error> {
     outcome.map_err(|error| {
-        ProbeError::Os(
+        Error::Os(
             error.raw_os_error().map_or_else(
                 || io::Error::new(error.kind(), error.to_string()),
                 io::Error::from_raw_os_error,
@@ -228,9 +223,9 @@ pub(super) mod tests {
         let calls = InFlight::default();
         let (release, call) = blocked();
         let path: Arc<Path> = Path::new("/mnt/dead").into();
-        assert!(matches!(calls.run(path.clone(), IMPATIENCE, call).await, Err(ProbeError::TimedOut)));
+        assert!(matches!(calls.run(path.clone(), IMPATIENCE, call).await, Err(Error::TimedOut)));
         let never = || -> io::Result<u8> { unreachable!("a second thread for a stuck mount") };
-        assert!(matches!(calls.run(path.clone(), PATIENCE, never).await, Err(ProbeError::Stuck)));
+        assert!(matches!(calls.run(path.clone(), PATIENCE, never).await, Err(Error::Stuck)));
         assert_eq!(calls.run(Path::new("/mnt/alive").into(), PATIENCE, || Ok(2)).await.unwrap(), 2);
         drop(release);
         gone(&calls).await;
@@ -270,10 +265,10 @@ pub(super) mod tests {
             let (release, call) = blocked();
             held.push(release);
             let path = PathBuf::from(format!("/mnt/{number}"));
-            assert!(matches!(calls.run(path.into(), Duration::ZERO, call).await, Err(ProbeError::TimedOut)));
+            assert!(matches!(calls.run(path.into(), Duration::ZERO, call).await, Err(Error::TimedOut)));
         }
         let one_more = calls.run(Path::new("/mnt/more").into(), PATIENCE, || Ok(1)).await;
-        assert!(matches!(one_more, Err(ProbeError::TooMany)));
+        assert!(matches!(one_more, Err(Error::TooMany)));
         drop(held);
         gone(&calls).await;
         assert_eq!(calls.run(Path::new("/mnt/more").into(), PATIENCE, || Ok(1)).await.unwrap(), 1);

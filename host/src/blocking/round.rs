@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    ProbeError,
+    Error,
     in_flight::{Awaited, Claim, InFlight, Outcome, result},
     threads::hand_over,
 };
@@ -53,12 +53,12 @@ enum Answer<T> {
 impl<T: Clone + Send + 'static> InFlight<T> {
     /// What `ask` says of every subject, in their order, within `limit`. A subject that does not answer by then is
     /// remembered as stuck, and left out until it does.
-    pub(super) async fn run_all(
+    pub(crate) async fn run_all(
         &self,
         subjects: Vec<Arc<Path>>,
         limit: Duration,
         ask: impl Fn(&Path) -> io::Result<T> + Send + Sync + 'static,
-    ) -> Vec<Result<T, ProbeError>> {
+    ) -> Vec<Result<T, Error>> {
         if subjects.is_empty() {
             return Vec::new();
         }
@@ -73,11 +73,11 @@ impl<T: Clone + Send + 'static> InFlight<T> {
         for (index, (answer, subject)) in answers.into_iter().zip(&round.subjects).enumerate() {
             results.push(match answer {
                 Answer::Here(outcome) => result(outcome),
-                Answer::Stuck => Err(ProbeError::Stuck),
+                Answer::Stuck => Err(Error::Stuck),
                 Answer::Elsewhere(outcome) => self.wait(subject, outcome, end).await,
                 Answer::Missing if index < next => Err(self.give_up(subject)),
-                Answer::Missing if started.is_err() => Err(ProbeError::TooMany),
-                Answer::Missing => Err(ProbeError::TimedOut),
+                Answer::Missing if started.is_err() => Err(Error::TooMany),
+                Answer::Missing => Err(Error::TimedOut),
             });
         }
         results
@@ -93,7 +93,7 @@ where
     ///
     /// # Errors
     /// When there were subjects left that no thread could be started for.
-    async fn answer_all(self: &Arc<Self>, end: Instant) -> Result<(), ProbeError> {
+    async fn answer_all(self: &Arc<Self>, end: Instant) -> Result<(), Error> {
         // However many are stuck, those that are well get their thread.
         self.start_thread()?;
         let mut started = Ok(());
@@ -105,12 +105,12 @@ where
             }
             let stands_still = self.lock().next == before && before < self.subjects.len();
             if stands_still {
-                started = if self.calls.is_full(0) { Err(ProbeError::TooMany) } else { self.start_thread() };
+                started = if self.calls.is_full(0) { Err(Error::TooMany) } else { self.start_thread() };
             }
         }
     }
 
-    fn start_thread(self: &Arc<Self>) -> Result<(), ProbeError> {
+    fn start_thread(self: &Arc<Self>) -> Result<(), Error> {
         let round = Arc::clone(self);
         hand_over(move || round.work())
     }
@@ -194,10 +194,10 @@ mod tests {
         })
     }
 
-    fn words(results: Vec<Result<usize, ProbeError>>) -> Vec<String> {
+    fn words(results: Vec<Result<usize, Error>>) -> Vec<String> {
         let word = |result| match result {
             Ok(length) => format!("{length}"),
-            Err(error) => ProbeError::reason(&error).to_owned(),
+            Err(error) => Error::reason(&error).to_owned(),
         };
         results.into_iter().map(word).collect()
     }

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use super::ProbeError;
+use super::Error;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -22,8 +22,8 @@ static WAITING: Mutex<Vec<mpsc::Sender<Work>>> = Mutex::new(Vec::new());
 /// Does `work` on a thread that may block for as long as it likes.
 ///
 /// # Errors
-/// [`ProbeError::Thread`] when one would have to be started and cannot.
-pub(super) fn hand_over(work: impl FnOnce() + Send + 'static) -> Result<(), ProbeError> {
+/// [`Error::Thread`] when one would have to be started and cannot.
+pub(super) fn hand_over(work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let work: Work = Box::new(work);
     let waiting = waiting().pop();
     match waiting {
@@ -32,7 +32,7 @@ pub(super) fn hand_over(work: impl FnOnce() + Send + 'static) -> Result<(), Prob
     }
 }
 
-fn start(mut work: Work) -> Result<(), ProbeError> {
+fn start(mut work: Work) -> Result<(), Error> {
     let thread = thread::Builder::new().name("probe".into()).stack_size(128 * 1024);
     let (give, given) = mpsc::channel();
     let live = move || {
@@ -45,7 +45,7 @@ fn start(mut work: Work) -> Result<(), ProbeError> {
             work = next;
         }
     };
-    thread.spawn(live).map(drop).map_err(ProbeError::Thread)
+    thread.spawn(live).map(drop).map_err(Error::Thread)
 }
 
 /// Enters a thread among those that wait, unless there are enough.
