@@ -3,12 +3,12 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
-    Arg, ArgAction, ArgGroup, ArgMatches, CommandFactory, FromArgMatches, Parser,
-    builder::PossibleValuesParser,
+    Arg, ArgAction, ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ValueEnum, builder::PossibleValuesParser,
 };
 use evenkeel_host::{build, log, web::ListenAddress};
 
-use crate::{collectors, config::MAX_REQUESTS};
+use crate::{by_root, collectors, config::MAX_REQUESTS};
 
 /// The flags, checked.
 #[derive(Debug)]
@@ -35,6 +35,53 @@ pub struct Arguments {
     pub log_level: String,
     /// How log lines look.
     pub log_format: log::Format,
+    /// What to do instead of serving.
+    pub command: Option<Command>,
+}
+
+/// What can be done instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Looks at this host once and says whether it is as expected: exit code 0 when all is met, 1 when something is not, 2
+    /// when something cannot be told.
+    Check(Check),
+    /// Finds out what takes root to see, and leaves it for an exporter that is not root. For evenkeel-facts.service.
+    Facts(Facts),
+}
+
+/// The flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// How it is told.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+
+    /// Print what the watched targets pull in as a Mermaid diagram instead.
+    #[arg(long, conflicts_with_all = ["format", "baseline"])]
+    pub graph: bool,
+
+    /// An earlier `check --format json`, for a column that says how it was before.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+}
+
+/// How a check is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns, coloured on a terminal unless NO_COLOR is set.
+    Text,
+    /// A table for documents.
+    Markdown,
+    /// For programs, and for `--baseline`.
+    Json,
+}
+
+/// The flags of `facts`.
+#[derive(Debug, Args)]
+pub struct Facts {
+    /// Where to leave them.
+    #[arg(long, value_name = "FILE", default_value = by_root::PATH)]
+    pub output: PathBuf,
 }
 
 impl Arguments {
@@ -64,6 +111,7 @@ impl Arguments {
             flags: flags.of_collectors,
             log_level: flags.log_level,
             log_format: flags.log_format,
+            command: flags.command,
         })
     }
 }
@@ -95,7 +143,7 @@ struct Flags {
     telemetry_path: String,
 
     /// Configuration file (YAML). Without it the defaults fit most hosts.
-    #[arg(long = "config.file", value_name = "FILE")]
+    #[arg(long = "config.file", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
     /// Check the configuration files that are given and end: 0 when they are good, 64 when not.
@@ -103,7 +151,7 @@ struct Flags {
     check: bool,
 
     /// Run only the collectors that a flag names.
-    #[arg(long = "collector.disable-defaults")]
+    #[arg(long = "collector.disable-defaults", global = true)]
     disable_defaults: bool,
 
     #[command(flatten)]
@@ -116,6 +164,9 @@ struct Flags {
     /// How log lines look: text or json.
     #[arg(long = "log.format", value_name = "FORMAT", default_value = "text")]
     log_format: log::Format,
+
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
 /// `--collector.NAME` and `--no-collector.NAME`; of several the last one counts.
@@ -124,7 +175,7 @@ fn collector_flags(name: &str) -> [Arg; 2] {
     // Also over itself: a flag given twice is no mistake.
     let flag = |id: &str, help: String| {
         let arg = Arg::new(id.to_owned()).long(id.to_owned()).help(help);
-        arg.overrides_with_all([on.clone(), off.clone()]).action(ArgAction::SetTrue)
+        arg.overrides_with_all([on.clone(), off.clone()]).action(ArgAction::SetTrue).global(true)
     };
     [
         flag(&on, format!("Run the {name} collector (default: on)")),
@@ -167,7 +218,7 @@ mod tests {
         assert_eq!(arguments.telemetry_path, "/metrics");
         assert_eq!(arguments.collectors, COLLECTORS);
         assert_eq!((arguments.log_level.as_str(), arguments.log_format), ("info", log::Format::Text));
-        assert!(arguments.config.is_none() && !arguments.check);
+        assert!(arguments.config.is_none() && !arguments.check && arguments.command.is_none());
     }
 
     #[test]
@@ -182,6 +233,25 @@ mod tests {
             ("--no-collector.redis --no-collector.redis", &["systemd", "docker"]),
         ] {
             assert_eq!(parse(line).expect(line).collectors, enabled, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_before_or_behind_the_command() {
+        for line in [
+            "check --config.file=x --no-collector.docker --format json",
+            "--config.file=x --no-collector.docker check --format=json",
+        ] {
+            let arguments = parse(line).expect(line);
+            assert_eq!(arguments.config.as_deref(), Some(std::path::Path::new("x")), "{line}");
+            assert_eq!(arguments.collectors, ["systemd", "redis"], "{line}");
+            let Some(Command::Check(check)) = arguments.command else { panic!("{line}") };
+            assert_eq!((check.format, check.graph), (Format::Json, false));
+        }
+        let Some(Command::Facts(facts)) = parse("facts").expect("facts").command else { panic!("facts") };
+        assert_eq!(facts.output, std::path::Path::new(by_root::PATH));
+        for line in ["chek", "check --format=xml", "check --graph --baseline=x", "facts --format=json"] {
+            assert!(parse(line).is_err(), "{line}");
         }
     }
 
@@ -211,7 +281,7 @@ mod tests {
             ("--log.format=xml", "`xml` is no log format: write text or json"),
             ("--collector.systemd.unit-include=(", "unclosed group"),
             ("--collector.sytemd", "a similar argument exists: '--collector.systemd'"),
-            ("stray", "unexpected argument 'stray'"),
+            ("stray", "unrecognized subcommand 'stray'"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.to_string().contains(says), "{line}: {error}");

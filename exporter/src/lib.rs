@@ -1,10 +1,15 @@
 //! `evenkeel-exporter`: publishes the truth about this host for Prometheus and changes nothing.
 //!
-//! A scrape's way: [`routes`] → [`scrape`] (deadline, all collectors at once) → [`collectors`] → samples → text.
+//! A scrape's way: [`routes`] → [`scrape`] (deadline, all collectors at once) → [`collectors`] → samples → text. What the
+//! collectors saw is the [`evidence`] that [`expectations`] are judged by, in the same scrape.
 
+pub mod by_root;
+pub mod check;
 pub mod cli;
 pub mod collectors;
 pub mod config;
+pub mod evidence;
+pub mod expectations;
 mod landing;
 pub mod routes;
 pub mod scrape;
@@ -17,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     collectors::Collector,
     config::{Options, WebOptions},
+    expectations::Expectations,
     routes::App,
     scrape::Scraper,
 };
@@ -24,18 +30,25 @@ use crate::{
 /// Serves this host's metrics until `shutdown`, then lets running requests end.
 pub async fn run(options: Options, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let collectors = collectors::build(&options, &shutdown);
-    serve(collectors, options.web, listeners, shutdown).await;
+    let expectations = expectations(&options);
+    serve(collectors, expectations, options.web, listeners, shutdown).await;
+}
+
+/// What is expected of this host, unless a flag says that nothing is.
+pub fn expectations(options: &Options) -> Option<Expectations> {
+    options.collectors.contains(&expectations::NAME).then(|| Expectations::new(&options.config))
 }
 
 /// Serves the metrics of any collectors.
 pub async fn serve(
     collectors: Vec<Arc<dyn Collector>>,
+    expectations: Option<Expectations>,
     web: WebOptions,
     listeners: Vec<Listener>,
     shutdown: CancellationToken,
 ) {
     let WebOptions { telemetry_path, max_requests, security } = web;
-    let scraper = Scraper::new(collectors, security.clone());
+    let scraper = Scraper::new(collectors, expectations, security.clone());
     let app = Arc::new(App::new(scraper, telemetry_path, max_requests));
     let handler = move |request: Request, _: Caller| routes::handle(Arc::clone(&app), request);
     web::serve(listeners, Limits::default(), security, handler, shutdown).await;

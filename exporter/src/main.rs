@@ -1,6 +1,7 @@
-//! The start: flags → configuration → listeners → serve until a signal → exit code.
+//! The start: flags → configuration → listeners → serve until a signal → exit code; or one of the commands.
 //!
-//! Exit codes: 0 done, 1 the start failed, 64 (`EX_USAGE`) the command line or the configuration makes no sense.
+//! Exit codes: 0 done, 1 the start failed, 64 (`EX_USAGE`) the command line or the configuration makes no sense; of `check` 0
+//! all met, 1 something is not met, 2 something cannot be told.
 
 use std::{
     fmt,
@@ -11,7 +12,9 @@ use std::{
 
 use anyhow::Context;
 use evenkeel_exporter::{
-    cli::Arguments,
+    by_root,
+    check::{self, Baseline},
+    cli::{Arguments, Command, Facts},
     collectors,
     config::{Config, Options, WebOptions},
 };
@@ -35,8 +38,7 @@ const WORKERS: usize = 2;
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    let names: Vec<&'static str> = collectors::ALL.iter().map(|entry| entry.name).collect();
-    let arguments = match Arguments::parse(std::env::args_os(), &names) {
+    let arguments = match Arguments::parse(std::env::args_os(), &collectors::names()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Where neither stdout nor stderr can be written there is nobody to tell.
@@ -55,14 +57,25 @@ fn main() -> ExitCode {
         say(&mut io::stdout(), format_args!("the configuration is good"));
         return ExitCode::SUCCESS;
     }
-    log::init(&arguments.log_level, arguments.log_format);
-    match start(arguments, config, security) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&mut io::stderr(), format_args!("evenkeel-exporter: {error:#}"));
-            ExitCode::FAILURE
+    let done = match &arguments.command {
+        None => {
+            log::init(&arguments.log_level, arguments.log_format);
+            start(arguments, config, security).map(|()| ExitCode::SUCCESS)
         }
-    }
+        Some(Command::Check(_)) => {
+            // What is wrong with a source is in the answer.
+            log::init("error", arguments.log_format);
+            look(arguments, config)
+        }
+        Some(Command::Facts(facts)) => {
+            log::init(&arguments.log_level, arguments.log_format);
+            leave_facts(&arguments, facts, &config)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        say(&mut io::stderr(), format_args!("evenkeel-exporter: {error:#}"));
+        ExitCode::FAILURE
+    })
 }
 
 /// What the two files say; each may be missing.
@@ -77,15 +90,51 @@ fn say(to: &mut impl Write, line: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{line}");
 }
 
-fn start(arguments: Arguments, config: Config, security: Security) -> anyhow::Result<()> {
-    // Before there are threads: it changes the environment.
-    let inherited = arguments.systemd_socket.then(Inherited::take).transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// `check`. Its own exit codes are 0, 1 and 2.
+fn look(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
+    let Arguments { collectors, flags, command: Some(Command::Check(flags_of_check)), .. } = arguments else {
+        anyhow::bail!("there is nothing to check");
+    };
+    let before = match flags_of_check.baseline.as_deref().map(Baseline::load).transpose() {
+        Ok(before) => before,
+        Err(error) => {
+            say(&mut io::stderr(), format_args!("evenkeel-exporter: {error}"));
+            return Ok(EXIT_USAGE.into());
+        }
+    };
+    let options = Options { config, collectors, web: WebOptions::default(), flags };
+    let runtime = runtime()?;
+    let answer = runtime.block_on(check::run(options, &flags_of_check, before.as_ref()));
+    runtime.shutdown_background();
+    if let Some(trouble) = answer.trouble {
+        say(&mut io::stderr(), format_args!("evenkeel-exporter: {trouble}"));
+    }
+    // Whoever reads it may have gone away: the exit code is for him too.
+    let _ = io::stdout().write_all(answer.text.as_bytes());
+    Ok(answer.code.into())
+}
+
+/// `facts`.
+fn leave_facts(arguments: &Arguments, facts: &Facts, config: &Config) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let left = runtime.block_on(by_root::leave(config, arguments.config.as_deref(), &facts.output));
+    runtime.shutdown_background();
+    left.map(|()| ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()
-        .context("cannot start the worker threads")?;
+        .context("cannot start the worker threads")
+}
+
+fn start(arguments: Arguments, config: Config, security: Security) -> anyhow::Result<()> {
+    // Before there are threads: it changes the environment.
+    let inherited = arguments.systemd_socket.then(Inherited::take).transpose()?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(arguments, inherited, config, security));
     // A look that blocks its thread must not hold up the end.
     runtime.shutdown_background();

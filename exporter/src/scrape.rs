@@ -3,6 +3,8 @@
 
 mod budget;
 mod flight;
+mod judge;
+mod record;
 mod slot;
 
 use std::{
@@ -20,18 +22,28 @@ use tokio::time::Instant;
 
 pub use self::{
     budget::Budget,
-    slot::{Ending, Last, Sighting, Status},
+    record::{Last, Status},
+    slot::{Ending, Sighting},
 };
-use self::{flight::Flight, slot::Slot};
-use crate::collectors::Collector;
+use self::{flight::Flight, judge::Judge, record::Record, slot::Slot};
+use crate::{
+    collectors::Collector,
+    expectations::{self, Expectations, Verdict},
+};
 
 /// The collectors and what is remembered of them between scrapes.
 pub struct Scraper {
-    slots: Vec<Arc<Slot>>,
-    /// Asked how its last reading went.
-    security: Security,
+    frame: Arc<Frame>,
     /// The scrape of all collectors that is under way; a second one asked for meanwhile shares its text.
     full: Flight<Arc<Pass>>,
+}
+
+/// Whom a scrape asks.
+struct Frame {
+    slots: Vec<Arc<Slot>>,
+    judge: Option<Judge>,
+    /// Asked how its last reading went.
+    security: Security,
 }
 
 /// One look of each collector, written down.
@@ -42,30 +54,32 @@ struct Pass {
 }
 
 impl Scraper {
-    /// For these collectors, in the order of their metrics.
-    pub fn new(collectors: Vec<Arc<dyn Collector>>, security: Security) -> Self {
-        Self {
-            slots: collectors.into_iter().map(|c| Arc::new(Slot::new(c))).collect(),
-            security,
-            full: Flight::default(),
-        }
+    /// For these collectors, in the order of their metrics, and what is judged by what they see.
+    pub fn new(
+        collectors: Vec<Arc<dyn Collector>>,
+        expectations: Option<Expectations>,
+        security: Security,
+    ) -> Self {
+        let slots = collectors.into_iter().map(|c| Arc::new(Slot::new(c))).collect();
+        let frame = Frame { slots, judge: expectations.map(Judge::new), security };
+        Self { frame: Arc::new(frame), full: Flight::default() }
     }
 
     /// The collectors' names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.slots.iter().map(|slot| slot.name())
+        self.frame.records().map(Record::name)
     }
 
     /// What the last look of each collector gave.
     pub fn status(&self) -> Vec<Status> {
-        self.slots.iter().map(|slot| slot.status()).collect()
+        self.frame.records().map(Record::status).collect()
     }
 
     /// Looks with every collector.
     pub async fn all(&self, budget: Budget) -> Arc<Exposition> {
         loop {
-            let (slots, security) = (self.slots.clone(), self.security.clone());
-            let work = async move { Arc::new(pass(slots, &security, budget).await) };
+            let frame = Arc::clone(&self.frame);
+            let work = async move { Arc::new(frame.pass(|_| true, budget).await) };
             // One that ends after this scrape has to answer is of no use to it.
             let (landing, started) = self.full.join_or_start(|end| end <= budget.cut, budget.cut, work);
             let landed = landing.await;
@@ -75,36 +89,75 @@ impl Scraper {
                 Some(pass) if !pass.complete && !started && Instant::now() < budget.deadline => {}
                 Some(pass) => return Arc::clone(&pass.exposition),
                 // The task that would have answered is gone: writing the metrics down has panicked.
-                None => return write_down(Vec::new(), &self.security).exposition,
+                None => return write_down(&[], &self.frame.security).exposition,
             }
         }
     }
 
-    /// Looks with the named collectors only.
+    /// Looks with the named collectors only; where the expectations are among them with all, and publishes the named.
     pub async fn some(&self, names: &[&str], budget: Budget) -> Arc<Exposition> {
-        let chosen = self.slots.iter().filter(|slot| names.contains(&slot.name())).cloned().collect();
-        pass(chosen, &self.security, budget).await.exposition
+        self.frame.pass(|name| names.contains(&name), budget).await.exposition
+    }
+
+    /// Looks with every collector, and judges; nothing where nothing is expected.
+    pub async fn verdicts(&self, budget: Budget) -> Vec<Verdict> {
+        let seen = self.frame.look(&self.frame.slots, budget).await;
+        self.frame.judge.as_ref().map_or_else(Vec::new, |judge| judge.verdicts(&seen))
     }
 }
 
-/// All at once.
-async fn pass(slots: Vec<Arc<Slot>>, security: &Security, budget: Budget) -> Pass {
-    let sightings = join_all(slots.iter().map(|slot| slot.look(budget))).await;
-    write_down(slots.iter().zip(sightings).collect(), security)
+impl Frame {
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.slots.iter().map(|slot| slot.record()).chain(self.judge.as_ref().map(Judge::record))
+    }
+
+    /// All at once, then the judge.
+    async fn pass(&self, is_asked: impl Fn(&str) -> bool, budget: Budget) -> Pass {
+        let judge = self.judge.as_ref().filter(|_| is_asked(expectations::NAME));
+        // What is judged has to be seen, also where it is not to be told.
+        let slots = self.slots.iter().filter(|slot| judge.is_some() || is_asked(slot.name()));
+        let seen = self.look(slots, budget).await;
+        let judged = judge.map(|judge| (judge, judge.look(&seen)));
+        let mut told: Vec<Told<'_>> = seen
+            .iter()
+            .filter(|(slot, _)| is_asked(slot.name()))
+            .map(|(slot, sighting)| Told { record: slot.record(), slot: Some(Arc::as_ref(slot)), sighting })
+            .collect();
+        if let Some((judge, sighting)) = &judged {
+            told.push(Told { record: judge.record(), slot: None, sighting });
+        }
+        write_down(&told, &self.security)
+    }
+
+    async fn look<'a>(
+        &self,
+        slots: impl IntoIterator<Item = &'a Arc<Slot>>,
+        budget: Budget,
+    ) -> Vec<(&'a Arc<Slot>, Arc<Sighting>)> {
+        join_all(slots.into_iter().map(|slot| async move { (slot, slot.look(budget).await) })).await
+    }
 }
 
-fn write_down(seen: Vec<(&Arc<Slot>, Arc<Sighting>)>, security: &Security) -> Pass {
-    let complete = !seen.iter().any(|(_, sighting)| matches!(sighting.ending, Ending::Late));
+/// One look that is told of.
+struct Told<'a> {
+    record: &'a Record,
+    /// `None` for the expectations, which have no source that could be down.
+    slot: Option<&'a Slot>,
+    sighting: &'a Sighting,
+}
+
+fn write_down(told: &[Told<'_>], security: &Security) -> Pass {
+    let complete = !told.iter().any(|told| matches!(told.sighting.ending, Ending::Late));
     let mut blocks = Vec::new();
     // What is different each time, in a block of its own behind the others.
     let mut last = Vec::new();
     let mut own = OwnMetrics::new();
-    for (slot, sighting) in seen {
-        own.add(slot, &sighting);
-        match &sighting.ending {
-            Ending::Seen(told) => blocks.extend(told.iter().cloned()),
+    for told in told {
+        own.add(told);
+        match &told.sighting.ending {
+            Ending::Seen(seen) => blocks.extend(seen.blocks.iter().cloned()),
             Ending::Absent => {}
-            Ending::Failed(_) | Ending::Late => last.extend(slot.down()),
+            Ending::Failed(_) | Ending::Late => last.extend(told.slot.iter().flat_map(|slot| slot.down())),
         }
     }
     last.extend(own.finish());
@@ -169,9 +222,10 @@ impl OwnMetrics {
         }
     }
 
-    fn add(&mut self, slot: &Slot, sighting: &Sighting) {
-        let counts = slot.record(sighting);
-        let labels = &[("collector", slot.name())];
+    fn add(&mut self, told: &Told<'_>) {
+        let sighting = told.sighting;
+        let counts = told.record.add(sighting);
+        let labels = &[("collector", told.record.name())];
         let truth = |is: bool| f64::from(u8::from(is));
         self.duration.sample(labels, sighting.took.as_secs_f64());
         self.success.sample(labels, truth(sighting.ending.is_success()));
@@ -181,7 +235,7 @@ impl OwnMetrics {
         }
         self.errors.sample(labels, counts.errors as f64);
         self.timeouts.sample(labels, counts.timeouts as f64);
-        if let Some(changes) = slot.missed_changes() {
+        if let Some(changes) = told.slot.and_then(Slot::missed_changes) {
             self.missed_changes.sample(labels, changes as f64);
         }
     }

@@ -104,6 +104,56 @@ fn help_and_version_exit_with_0() {
 }
 
 #[test]
+fn a_check_that_makes_no_sense_exits_with_64_and_one_that_can_tell_nothing_with_2() {
+    let nothing = ["--collector.disable-defaults", "check"];
+    let output = run(&nothing);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said, "nothing is expected of this host that could be looked at here\n");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("before.json");
+    std::fs::write(&file, "{}").expect("written");
+    let baseline = format!("--baseline={}", file.display());
+    for arguments in [
+        &["check", "--baseline=/nonexistent/before.json"][..],
+        &["check", &baseline],
+        &["check", "--format=yaml"],
+        &["check", "--config.file=/nonexistent/exporter.yml"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn facts_are_root_s_and_of_a_configuration_that_is_root_s() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (config, facts) = (dir.path().join("exporter.yml"), dir.path().join("facts.json"));
+    std::fs::write(&config, "systemd: {}\n").expect("written");
+    let leave = || {
+        run(&[
+            "facts",
+            &format!("--config.file={}", config.display()),
+            &format!("--output={}", facts.display()),
+        ])
+    };
+    let output = leave();
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stderr(&output), "evenkeel-exporter: this takes root: start evenkeel-facts.service\n");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = std::fs::read_to_string(&facts).expect("left there");
+    assert!(text.starts_with("{\"version\":1,\"taken_seconds\":"), "{text}");
+    std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("set");
+    let output = leave();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("others than root may write "), "{}", stderr(&output));
+}
+
+#[test]
 fn a_failed_start_exits_with_1_and_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("an address");
@@ -133,7 +183,7 @@ fn the_shipped_examples_are_good_configurations() {
 const REFUSED: &[(&str, &str)] = &[
     (
         "sytemd: {}\n",
-        ":1:1: unknown key `sytemd`: expected one of `systemd`, `docker`, `filesystem`, `redis`; did you mean `systemd`?\n  \
+        ":1:1: unknown key `sytemd`: expected one of `systemd`, `docker`, `filesystem`, `redis`, `resolve`, `environment`, `expectations`; did you mean `systemd`?\n  \
          1 | sytemd: {}\n    | ^",
     ),
     (
@@ -216,6 +266,41 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "docker: {labels: [com.a, com-a]}\n",
         ":1:26: `docker.labels`: `com.a` and `com-a` would both become `container_label_com_a`: keep one of them",
+    ),
+    (
+        "resolve: [{host: \"a b\"}]\n",
+        ":1:18: `resolve[0].host`: `a b` is no host name: write redis, redis.example.com or quantum_redis\n  \
+         1 | resolve: [{host: \"a b\"}]\n    |                  ^",
+    ),
+    (
+        "resolve:\n  - {host: a}\n  - {host: a, expect: [127.0.0.1]}\n",
+        ":3:12: `resolve`: the name `a` stands twice: list all its addresses once",
+    ),
+    (
+        "environment: [{unit: quantum, expect: {A: b}}]\n",
+        ":1:22: `environment`: `quantum` is no service: write name.service",
+    ),
+    (
+        "environment: [{unit: a.service, expect: {}}]\n",
+        ":1:41: `environment`: nothing is expected of `a.service`: write expect: {NAME: value}",
+    ),
+    (
+        "environment: [{unit: a.service, expect: {\"A=B\": c}}]\n",
+        ":1:41: `environment`: `A=B` is no name of a variable: write letters, digits and _",
+    ),
+    (
+        "environment:\n  - {unit: a.service, expect: {A: b}}\n  - {unit: a.service, expect: {B: c}}\n",
+        ":3:12: `environment`: `a.service` stands twice: list all its variables once",
+    ),
+    (
+        "expectations: {failed_units: none}\n",
+        ":1:30: `expectations.failed_units`: `none`: write off, required or {max: 0}\n  \
+         1 | expectations: {failed_units: none}\n    |                              ^",
+    ),
+    (
+        "expectations: {running: {\"app-*.service\": {max: 1}}}\n",
+        ":1:44: unknown key `expectations.running.app-*.service.max`: expected `min`\n  \
+         1 | expectations: {running: {\"app-*.service\": {max: 1}}}\n    |                                            ^",
     ),
     (
         "redis: {name: a}\n",

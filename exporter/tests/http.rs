@@ -48,7 +48,7 @@ impl Exporter {
         let address = listener.local_addr();
         let shutdown = CancellationToken::new();
         let collectors = collectors.into_iter().map(|fake| fake as Arc<dyn Collector>).collect();
-        tokio::spawn(evenkeel_exporter::serve(collectors, web, vec![listener], shutdown.clone()));
+        tokio::spawn(evenkeel_exporter::serve(collectors, None, web, vec![listener], shutdown.clone()));
         Self { address, _stop: shutdown.drop_guard() }
     }
 

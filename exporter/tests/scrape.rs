@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 fn scraper(collectors: &[&Arc<Fake>]) -> Arc<Scraper> {
     let collectors = collectors.iter().map(|fake| Arc::clone(fake) as Arc<dyn Collector>);
-    Arc::new(Scraper::new(collectors.collect(), Security::default()))
+    Arc::new(Scraper::new(collectors.collect(), None, Security::default()))
 }
 
 /// A budget from now on, for a client with this patience in seconds.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{CollectError, Collector, Look, docker};
+use crate::evidence::{BuildCache, Piece};
 
 /// The name of the collector.
 pub const NAME: &str = "docker_disk";
@@ -146,7 +147,8 @@ impl Collector for DockerDisk {
                 Some(error) if !ledger.0.iter().any(|record| record.is_good(now)) => {
                     Err(CollectError::new(error))
                 }
-                _ => Ok(Look::Seen(self.told.blocks(families(&ledger.0, now)))),
+                _ => Ok(Look::of(self.told.blocks(families(&ledger.0, now)))
+                    .with(Piece::BuildCache(ledger.build_cache(now)))),
             }
         })
     }
@@ -225,6 +227,18 @@ impl Ledger {
         let objects = self.due(whole);
         self.0.iter_mut().for_each(|record| record.is_asked = objects.contains(&record.object));
         objects
+    }
+
+    /// What is known of the build cache now.
+    fn build_cache(&self, now: Instant) -> BuildCache {
+        let Some(record) = self.0.iter().find(|record| record.object == Object::BuildCache) else {
+            return BuildCache::Unknown;
+        };
+        match &record.answer {
+            Some(answer) if record.is_good(now) => BuildCache::Bytes(answer.usage.bytes),
+            None if record.failure.is_none() => BuildCache::Pending,
+            _ => BuildCache::Unknown,
+        }
     }
 
     fn learn(&mut self, asked: &Asked, now: Instant) {

@@ -3,10 +3,12 @@
 
 pub mod docker;
 pub mod docker_disk;
+pub mod environment;
 pub mod filesystem;
 pub mod host;
 pub mod journal;
 pub mod redis;
+pub mod resolve;
 pub mod systemd;
 
 use std::{fmt, sync::Arc};
@@ -22,7 +24,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Options;
+use crate::{config::Options, evidence::Piece, expectations};
 
 /// Every collector there is, in the order of their metrics. Each is on unless a flag says otherwise.
 ///
@@ -61,6 +63,14 @@ pub const ALL: &[Entry] = &[
         name: redis::NAME,
         build: |options, _| Arc::new(redis::RedisCollector::new(&options.config.redis)),
     },
+    Entry {
+        name: resolve::NAME,
+        build: |options, _| Arc::new(resolve::ResolveCollector::new(&options.config.resolve)),
+    },
+    Entry {
+        name: environment::NAME,
+        build: |options, _| Arc::new(environment::EnvironmentCollector::new(&options.config.environment)),
+    },
     Entry { name: journal::NAME, build: |_, _| Arc::new(journal::JournalCollector::new()) },
     Entry { name: host::NAME, build: |_, _| Arc::new(host::HostCollector::new()) },
 ];
@@ -89,6 +99,12 @@ pub struct Config {
     pub filesystem: filesystem::Config,
     /// Every Redis to probe; without any, the one on 127.0.0.1:6379 if it is there.
     pub redis: Vec<redis::Config>,
+    /// Names to resolve, and the addresses that they are expected to have.
+    pub resolve: Vec<resolve::Config>,
+    /// Units, and the environment that their main processes are expected to have.
+    pub environment: Vec<environment::Config>,
+    /// What must be true of this host.
+    pub expectations: expectations::Config,
 }
 
 impl Config {
@@ -102,6 +118,12 @@ impl Config {
         for (index, redis) in self.redis.iter().enumerate() {
             redis.check(&self.redis[..index], origin)?;
         }
+        for (index, name) in self.resolve.iter().enumerate() {
+            name.check(&self.resolve[..index], origin)?;
+        }
+        for (index, unit) in self.environment.iter().enumerate() {
+            unit.check(&self.environment[..index], origin)?;
+        }
         Ok(())
     }
 }
@@ -112,6 +134,12 @@ pub struct Entry {
     pub name: &'static str,
     /// Makes it. Connections wait for the first look, so that this never fails; tasks end with the token.
     pub build: fn(&Options, &CancellationToken) -> Arc<dyn Collector>,
+}
+
+/// The names that flags and `collect[]` know: those of the collectors, and that of the expectations, which are judged from
+/// what the collectors saw.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|entry| entry.name).chain([expectations::NAME]).collect()
 }
 
 /// The collectors that run.
@@ -146,17 +174,40 @@ pub trait Collector: Send + Sync {
 /// What one look gave.
 #[derive(Debug)]
 pub enum Look {
-    /// The source answered. What has not changed since the last look is best told by the same block again: it is
-    /// neither written nor compressed anew then. No name may be in two blocks, nor in two collectors' blocks.
-    Seen(Vec<Arc<Block>>),
+    /// The source answered.
+    Seen(Seen),
     /// There is no such source here, it is not configured, and it was never seen since the start.
     Absent,
 }
 
+/// What was seen.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The metrics. What has not changed since the last look is best told by the same block again: it is neither written
+    /// nor compressed anew then. No name may be in two blocks, nor in two collectors' blocks.
+    pub blocks: Vec<Arc<Block>>,
+    /// What expectations are judged by, if anything.
+    pub piece: Option<Piece>,
+}
+
 impl Look {
+    /// Of blocks alone.
+    pub fn of(blocks: Vec<Arc<Block>>) -> Self {
+        Self::Seen(Seen { blocks, piece: None })
+    }
+
     /// Of families that are different at each look.
     pub fn fresh(families: Vec<Family>) -> Self {
-        Self::Seen(vec![Arc::new(Block::new(families))])
+        Self::of(vec![Arc::new(Block::new(families))])
+    }
+
+    /// The same with a piece of evidence.
+    #[must_use]
+    pub fn with(mut self, added: Piece) -> Self {
+        if let Self::Seen(Seen { piece, .. }) = &mut self {
+            *piece = Some(added);
+        }
+        self
     }
 }
 

@@ -1,19 +1,13 @@
-//! One collector in the frame: at most one look under way, cut off in time, and a record of how it went.
+//! One collector in the frame: at most one look under way, cut off in time.
 
-use std::{
-    any::Any,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use evenkeel_host::metrics::{Block, Family};
+use evenkeel_host::metrics::Family;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
 
-use super::{Budget, flight::Flight};
-use crate::collectors::{Collector, Look};
+use super::{Budget, flight::Flight, record::Record};
+use crate::collectors::{Collector, Look, Seen};
 
 /// Longest error text kept for the log and the status page: sources may say anything.
 const MAX_WORDS: usize = 300;
@@ -22,7 +16,7 @@ const MAX_WORDS: usize = 300;
 #[derive(Debug, Clone)]
 pub enum Ending {
     /// With metrics.
-    Seen(Vec<Arc<Block>>),
+    Seen(Seen),
     /// There is nothing to look at.
     Absent,
     /// With an error or a panic, in words.
@@ -47,51 +41,16 @@ pub struct Sighting {
     pub took: Duration,
 }
 
-/// What is known of a collector's last look.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The collector.
-    pub name: &'static str,
-    /// How it went, `None` before the first look.
-    pub last: Option<Last>,
-}
-
-/// The last look, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Last {
-    /// Whether it succeeded.
-    pub success: bool,
-    /// What it gave, or why not.
-    pub words: String,
-    /// How long it took.
-    pub took: Duration,
-    /// When it ended.
-    pub at: SystemTime,
-}
-
-/// Since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) errors: u64,
-    pub(super) timeouts: u64,
-    pub(super) last_success: Option<SystemTime>,
-}
-
 pub(super) struct Slot {
     collector: Arc<dyn Collector>,
     flight: Flight<Arc<Sighting>>,
-    record: Mutex<Record>,
-}
-
-#[derive(Default)]
-struct Record {
-    counts: Counts,
-    last: Option<Last>,
+    record: Record,
 }
 
 impl Slot {
     pub(super) fn new(collector: Arc<dyn Collector>) -> Self {
-        Self { collector, flight: Flight::default(), record: Mutex::default() }
+        let record = Record::new(collector.name());
+        Self { collector, flight: Flight::default(), record }
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -134,34 +93,9 @@ impl Slot {
         self.collector.missed_changes()
     }
 
-    /// Counts a look and tells the log when things have changed.
-    pub(super) fn record(&self, sighting: &Sighting) -> Counts {
-        let now = SystemTime::now();
-        let collector = self.name();
-        let words = words(&sighting.ending);
-        let success = sighting.ending.is_success();
-        let mut record = self.lock();
-        match sighting.ending {
-            Ending::Seen(_) | Ending::Absent => record.counts.last_success = Some(now),
-            Ending::Failed(_) => record.counts.errors += 1,
-            Ending::Late => record.counts.timeouts += 1,
-        }
-        match (record.last.as_ref().map(|last| last.success), success) {
-            (Some(true) | None, false) => warn!(collector, "{words}"),
-            (Some(false), true) => info!(collector, "works again: {words}"),
-            (None, true) => info!(collector, "{words}"),
-            _ => {}
-        }
-        record.last = Some(Last { success, words, took: sighting.took, at: now });
-        record.counts
-    }
-
-    pub(super) fn status(&self) -> Status {
-        Status { name: self.name(), last: self.lock().last.clone() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What became of its looks.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
     }
 }
 
@@ -169,7 +103,7 @@ async fn look_once(collector: Arc<dyn Collector>, budget: Budget) -> Arc<Sightin
     let begun = Instant::now();
     let look = AssertUnwindSafe(async { collector.look(budget.deadline).await }).catch_unwind();
     let ending = match timeout_at(budget.cut, look).await {
-        Ok(Ok(Ok(Look::Seen(blocks)))) => Ending::Seen(blocks),
+        Ok(Ok(Ok(Look::Seen(seen)))) => Ending::Seen(seen),
         Ok(Ok(Ok(Look::Absent))) => Ending::Absent,
         Ok(Ok(Err(error))) => Ending::Failed(bounded(&error.to_string())),
         Ok(Err(panic)) => Ending::Failed(bounded(&format!("panicked: {}", panic_words(panic.as_ref())))),
@@ -178,24 +112,12 @@ async fn look_once(collector: Arc<dyn Collector>, budget: Budget) -> Arc<Sightin
     Arc::new(Sighting { ending, took: begun.elapsed() })
 }
 
-fn words(ending: &Ending) -> String {
-    match ending {
-        Ending::Seen(blocks) => {
-            let samples: usize = blocks.iter().map(|block| block.samples()).sum();
-            format!("{samples} series")
-        }
-        Ending::Absent => "nothing to look at here".to_owned(),
-        Ending::Failed(words) => words.clone(),
-        Ending::Late => "did not answer in time".to_owned(),
-    }
-}
-
 /// One line of bounded length.
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     text.chars().take(MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn panic_words(payload: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

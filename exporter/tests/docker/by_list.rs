@@ -92,7 +92,7 @@ async fn eight_are_inspected_at_a_time_and_the_deadline_holds() {
     let collector = start(docker);
     // Too short for a second eight: they would be counted together with the first, which the engine still drops.
     let deadline = Instant::now() + Duration::from_millis(1500);
-    let Ok(Look::Seen(blocks)) = collector.look(deadline).await else { panic!("no list") };
+    let Ok(Look::Seen(Seen { blocks, .. })) = collector.look(deadline).await else { panic!("no list") };
     let families = blocks[0].read_back();
     assert!(Instant::now() < deadline + Duration::from_millis(100));
     // One more may ask whether changes are announced by now.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_exporter::collectors::{Collector, Look, docker::DockerCollector};
+use evenkeel_exporter::collectors::{Collector, Look, Seen, docker::DockerCollector};
 use evenkeel_host::{
     docker::{
         Docker,
@@ -111,7 +111,7 @@ fn running(name: &str, up: &str, health: Option<&str>, restarts: u64) -> (Value,
 
 async fn look(collector: &impl Collector) -> Vec<Family> {
     match collector.look(Instant::now() + Duration::from_secs(5)).await {
-        Ok(Look::Seen(blocks)) => blocks.iter().flat_map(|block| block.read_back()).collect(),
+        Ok(Look::Seen(Seen { blocks, .. })) => blocks.iter().flat_map(|block| block.read_back()).collect(),
         other => panic!("{other:?}"),
     }
 }

@@ -37,6 +37,7 @@ use self::{
     picture::Picture,
 };
 use super::{CollectError, Collector, Look, docker_disk};
+use crate::evidence::{self, Piece};
 
 /// The name of the collector.
 pub const NAME: &str = "docker";
@@ -113,6 +114,7 @@ pub struct DockerCollector {
 /// What is published of a picture until it changes.
 struct View {
     block: Arc<Block>,
+    evidence: Arc<[evidence::Container]>,
     watched: Arc<[Watched]>,
 }
 
@@ -120,7 +122,8 @@ impl View {
     fn new(picture: &Picture, labels: &[ContainerLabel]) -> Self {
         let mut families = vec![up(1.0)];
         families.extend(families::families(picture, labels));
-        Self { block: Arc::new(Block::new(families)), watched: moving::watched(picture) }
+        let evidence = picture.containers.iter().map(|(id, known)| known.as_evidence(id)).collect();
+        Self { block: Arc::new(Block::new(families)), evidence, watched: moving::watched(picture) }
     }
 }
 
@@ -149,7 +152,7 @@ impl DockerCollector {
         }
     }
 
-    async fn blocks(&self, deadline: Instant) -> Result<Vec<Arc<Block>>, Error> {
+    async fn see(&self, deadline: Instant) -> Result<Look, Error> {
         // The engine may come back as another one.
         self.docker.ping().await.inspect_err(|_| self.by_list.forget())?;
         self.shared.settled(deadline).await;
@@ -165,7 +168,7 @@ impl DockerCollector {
         };
         let mut blocks = vec![Arc::clone(&view.block)];
         blocks.extend(self.moving.read(&view.watched, deadline).await);
-        Ok(blocks)
+        Ok(Look::of(blocks).with(Piece::Containers(Arc::clone(&view.evidence))))
     }
 
     /// Made anew only when the picture has changed; `None` when there is none.
@@ -197,7 +200,7 @@ impl Collector for DockerCollector {
             if is_absent(&self.docker, &self.was_seen) {
                 return Ok(Look::Absent);
             }
-            self.blocks(deadline).await.map(Look::Seen).map_err(CollectError::new)
+            self.see(deadline).await.map_err(CollectError::new)
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::picture::{Id, Picture};
+use crate::by_root::ByRoot;
 
 /// Reads what moves. One reading at a time: a file that does not answer keeps one thread, not one each look.
 pub(super) struct Moving {
@@ -42,6 +43,8 @@ struct Meters {
     root: Box<Path>,
     cgroups: Cgroups,
     by_id: HashMap<Id, Run>,
+    /// What root has left, of logs that only root may see.
+    by_root: ByRoot,
 }
 
 /// One run of a container.
@@ -68,7 +71,12 @@ pub(super) fn watched(picture: &Picture) -> Arc<[Watched]> {
 impl Moving {
     /// Of the host whose files are under `root`.
     pub(super) fn under(root: &Path) -> Self {
-        let meters = Meters { root: root.into(), cgroups: Cgroups::under(root), by_id: HashMap::new() };
+        let meters = Meters {
+            root: root.into(),
+            cgroups: Cgroups::under(root),
+            by_id: HashMap::new(),
+            by_root: ByRoot::default(),
+        };
         Self {
             meters: Arc::new(Mutex::new(meters)),
             turn: Arc::new(Semaphore::new(1)),
@@ -106,9 +114,11 @@ impl Meters {
         );
         let mut log = Family::gauge(
             "docker_container_log_bytes",
-            "Size of the container's current log file; absent where there is none, and without the right to see it (CAP_DAC_READ_SEARCH).",
+            "Size of the container's current log file; absent where there is none, and without the right to see it (evenkeel-facts.timer, or CAP_DAC_READ_SEARCH).",
         );
         let mut before = std::mem::take(&mut self.by_id);
+        // Asked for once, and only where something may not be seen.
+        let mut facts = None;
         for Watched { id, labels, pid, log_path } in watched {
             if *pid > 0 {
                 let kept = before.remove(id).filter(|run| run.pid == *pid);
@@ -122,8 +132,15 @@ impl Meters {
                 }
                 self.by_id.insert(id.clone(), run);
             }
-            if let Some(file) = log_path.as_deref().and_then(|path| fs::metadata(path).ok()) {
-                log.sample_of(labels.clone(), file.len() as f64);
+            let size = log_path.as_deref().and_then(|path| match fs::metadata(path) {
+                Ok(file) => Some(file.len()),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    facts.get_or_insert_with(|| self.by_root.read()).as_ref()?.container_log(id)
+                }
+                Err(_) => None,
+            });
+            if let Some(bytes) = size {
+                log.sample_of(labels.clone(), bytes as f64);
             }
         }
         [cpu, memory, log]

@@ -11,6 +11,7 @@ use evenkeel_host::docker::{Container, Engine, Health, Listed, ProbeResult, Stat
 use tokio::time::Instant;
 
 use super::ContainerLabel;
+use crate::evidence;
 
 /// Longest label value that comes from a container's labels, which may hold anything.
 const VALUE_LIMIT: usize = 512;
@@ -139,6 +140,26 @@ impl Known {
             image_id: container.image_id.into(),
             detail: Some(Box::new(detail)),
             asked,
+        }
+    }
+
+    /// What expectations are judged by.
+    pub(super) fn as_evidence(&self, id: &Id) -> evidence::Container {
+        let detail = self.detail.as_deref();
+        let last = detail.and_then(|detail| detail.health.as_ref()?.last.as_ref());
+        evidence::Container {
+            id: id.clone(),
+            name: self.name.clone(),
+            is_up: matches!(self.state, State::Running | State::Paused | State::Restarting),
+            is_running: self.state == State::Running,
+            health: self.health,
+            is_probe_broken: last.is_some_and(|probe| probe.result.is_broken()),
+            detail: detail.map(|detail| evidence::ContainerDetail {
+                restarts: detail.restart_count,
+                created: detail.created,
+                started: detail.started,
+                has_log_rotation: detail.has_log_rotation,
+            }),
         }
     }
 

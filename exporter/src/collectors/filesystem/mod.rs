@@ -17,6 +17,7 @@ use rustix::fs::makedev;
 use tokio::time::Instant;
 
 use super::{CollectError, Collector, Look};
+use crate::evidence::{self, Piece};
 use selection::Selection;
 pub use selection::{Config, Expression, ExpressionError, Flags, Patience};
 
@@ -56,7 +57,7 @@ impl FilesystemCollector {
         seen.retain(|seen| !is_covered(seen, &others));
         // As the samples are sorted later: once here is cheaper than once for each family.
         seen.sort_by(|a, b| sorted_by(a.mount).cmp(&sorted_by(b.mount)));
-        Ok(Look::Seen(self.told.blocks(families(&seen))))
+        Ok(Look::of(self.told.blocks(families(&seen))).with(Piece::Filesystems(evidence(&seen))))
     }
 }
 
@@ -153,6 +154,22 @@ fn judge<'a>(mount: &Mount, usage: &'a Result<Usage, ProbeError>) -> State<'a> {
 
 fn device_of(mount: &Mount) -> u64 {
     makedev(mount.major, mount.minor)
+}
+
+fn evidence(seen: &[Seen<'_>]) -> Arc<[evidence::Filesystem]> {
+    let filesystem = |Seen { mount, state }: &Seen<'_>| evidence::Filesystem {
+        mount_point: Arc::clone(&mount.mount_point),
+        fs_type: mount.fs_type.clone(),
+        is_read_only: mount.read_only,
+        usage: match state {
+            State::Usage(usage) => {
+                Ok(evidence::Used { bytes: usage.used_ratio(), inodes: usage.inodes_used_ratio() })
+            }
+            State::Hidden(_) => Err("hidden from the exporter".to_owned()),
+            State::Error(error) => Err(error.clone().into_owned()),
+        },
+    };
+    seen.iter().map(filesystem).collect()
 }
 
 /// The kernel's error in the words that node_exporter uses: `permission denied`.
@@ -367,7 +384,9 @@ mod tests {
         let config = Config { fs_types_exclude: Some("^proc$".parse().unwrap()), ..Config::default() };
         let collector = FilesystemCollector::new(&config, &Flags::default());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let Look::Seen(blocks) = Collector::look(&collector, deadline).await.unwrap() else {
+        let Look::Seen(crate::collectors::Seen { blocks, .. }) =
+            Collector::look(&collector, deadline).await.unwrap()
+        else {
             panic!("absent");
         };
         let families: Vec<Family> = blocks.iter().flat_map(|block| block.read_back()).collect();

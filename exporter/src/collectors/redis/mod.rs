@@ -4,7 +4,10 @@ mod families;
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +21,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{CollectError, Collector, Look};
+use crate::evidence::{self, Piece};
 use families::{families, up};
 
 /// The name of the collector.
@@ -158,6 +162,15 @@ impl Instance {
     }
 }
 
+fn evidence(seen: &[(&str, Probe)]) -> Arc<[evidence::Redis]> {
+    let redis = |(name, probe): &(&str, Probe)| evidence::Redis {
+        name: (*name).to_owned(),
+        is_ready: probe.ready,
+        failure: probe.failure,
+    };
+    seen.iter().map(redis).collect()
+}
+
 impl Collector for RedisCollector {
     fn name(&self) -> &'static str {
         NAME
@@ -170,7 +183,7 @@ impl Collector for RedisCollector {
             }
             let probes: Vec<_> = self.instances.iter().map(|instance| instance.probe(deadline)).collect();
             let seen: Vec<(&str, Probe)> = stream::iter(probes).buffer_unordered(IN_FLIGHT).collect().await;
-            Ok(Look::Seen(self.told.blocks(families(&seen))))
+            Ok(Look::of(self.told.blocks(families(&seen))).with(Piece::Redis(evidence(&seen))))
         })
     }
 
@@ -189,7 +202,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::config;
+    use crate::{collectors::Seen, config};
 
     #[test]
     fn a_password_comes_from_a_file() {
@@ -217,7 +230,7 @@ mod tests {
         let text = format!("redis: [{{name: a, url: 'redis://{address}'}}]");
         let collector = RedisCollector::new(&config::Config::parse("c.yml", &text).expect("good").redis);
         let look = collector.look(Instant::now() + Duration::from_secs(5)).await;
-        let Ok(Look::Seen(blocks)) = look else { panic!("{look:?}") };
+        let Ok(Look::Seen(Seen { blocks, .. })) = look else { panic!("{look:?}") };
         let families = blocks[0].read_back();
         assert_eq!((families[0].name, families[0].samples[0].value), ("redis_up", 0.0));
         assert_eq!(collector.down()[0].samples, families[0].samples);

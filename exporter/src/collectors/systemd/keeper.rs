@@ -20,6 +20,7 @@ use tokio::{sync::Notify, task::spawn_blocking, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
+    evidence::{Evidence, Units},
     families,
     groups::Groups,
     link::Link,
@@ -69,6 +70,7 @@ pub(super) struct Desk {
     pub(super) files: FileFacts,
     groups: Groups,
     press: Press,
+    units: Units,
 }
 
 impl Keeper {
@@ -87,20 +89,20 @@ impl Keeper {
         }
     }
 
-    /// One look.
-    pub(super) async fn look(&self) -> Result<Vec<Arc<Block>>, Error> {
+    /// One look: the metrics, and the units for whoever judges them.
+    pub(super) async fn look(&self) -> Result<(Vec<Arc<Block>>, Evidence), Error> {
         let mut desk = self.desk.lock().await;
         let was_linked = desk.link.as_ref().is_some_and(Link::is_alive);
-        let blocks = match self.try_to_look(&mut desk).await {
+        let seen = match self.try_to_look(&mut desk).await {
             // The bus has come back, and nobody had noticed that it was gone.
             Err(error) if was_linked && error.reason() == "lost" => self.try_to_look(&mut desk).await?,
             answer => answer?,
         };
         self.looked.notify_one();
-        Ok(blocks)
+        Ok(seen)
     }
 
-    async fn try_to_look(&self, desk: &mut Desk) -> Result<Vec<Arc<Block>>, Error> {
+    async fn try_to_look(&self, desk: &mut Desk) -> Result<(Vec<Arc<Block>>, Evidence), Error> {
         // Put back only by a look that came to its end: after one that failed or was given up, nothing is believed.
         let link = match desk.link.take().filter(Link::is_alive) {
             Some(link) => link,
@@ -110,7 +112,8 @@ impl Keeper {
         self.settle(desk, &link).await?;
         desk.link = Some(link);
         self.read_groups(desk).await;
-        Ok(self.print(desk, &state))
+        let units = desk.units.of(&self.picture(), desk.resting.shown());
+        Ok((self.print(desk, &state), units))
     }
 
     /// Reads what the processes of watched units use.

@@ -6,6 +6,7 @@
 //! what systemd does not announce is asked for ([`unannounced`]).
 
 mod check;
+mod evidence;
 mod families;
 mod groups;
 mod keeper;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{CollectError, Collector, Look};
+use crate::evidence::Piece;
 use keeper::Keeper;
 pub use pattern::{PatternError, UnitPattern};
 use selection::Selection;
@@ -149,9 +151,9 @@ impl SystemdCollector {
             return Ok(Look::Absent);
         }
         match self.keeper.look().await {
-            Ok(blocks) => {
+            Ok((blocks, units)) => {
                 self.was_seen.store(true, Ordering::Relaxed);
-                Ok(Look::Seen(blocks))
+                Ok(Look::of(blocks).with(Piece::Units(units)))
             }
             Err(error) if error.is_no_systemd() && !self.counts() => Ok(Look::Absent),
             Err(error) => Err(CollectError::new(error)),

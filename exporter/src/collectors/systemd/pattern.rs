@@ -19,6 +19,14 @@ pub struct UnitPattern {
     regex: Regex,
 }
 
+impl PartialEq for UnitPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for UnitPattern {}
+
 impl UnitPattern {
     /// Whether a unit is meant.
     pub fn matches(&self, unit: &str) -> bool {

@@ -44,7 +44,7 @@ fn apps(count: usize) -> Vec<FakeUnit> {
 impl Bench {
     async fn blocks(&self) -> Vec<Arc<Block>> {
         match Collector::look(&self.collector, Instant::now() + PATIENCE).await.unwrap() {
-            Look::Seen(blocks) => blocks,
+            Look::Seen(seen) => seen.blocks,
             Look::Absent => panic!("absent"),
         }
     }
