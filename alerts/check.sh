@@ -43,6 +43,9 @@ route DockerDiskUsageStale team severity=warning
 route RedisDown pager severity=critical
 route RedisNotReady team severity=warning
 
+route ExpectationNotMet team severity=warning
+route ExpectationUnknown team severity=warning
+
 route Watchdog deadman severity=none
 route TargetDown team severity=warning
 route TargetVanished team severity=warning
