@@ -32,6 +32,7 @@ fn main() -> anyhow::Result<()> {
     containers(&mut story);
     docker_disk(&mut story);
     redis(&mut story);
+    expectations(&mut story);
     repairs(&mut story);
     exporter(&mut story);
     alerts(&mut story);
@@ -364,6 +365,24 @@ fn repairs(story: &mut Story) {
     }
     put("evenkeel_remediator_build_info", r#"version="0.1.0",revision="unknown","#, &|_| 1.0);
     put("evenkeel_remediator_queue_depth", "", &|_| 0.0);
+}
+
+/// Ten of twelve services run while one fails and one loops; nobody can tell of an environment.
+fn expectations(story: &mut Story) {
+    let loops = |t: f64| between(t, 60.0, 90.0);
+    let mut expectation = |name: &str, bound: f64, met: &dyn Fn(f64) -> bool, value: &dyn Fn(f64) -> f64| {
+        let labels = format!(r#"expectation="{name}""#);
+        story.flag("evenkeel_expectation_met", &labels, met);
+        story.gauge("evenkeel_expectation_value", &labels, value);
+        story.gauge("evenkeel_expectation_bound", &labels, |_| bound);
+        story.flag("evenkeel_expectation_unknown", &labels, |_| false);
+    };
+    expectation("running:shop-*.service", 12.0, &|t| !loops(t), &|t| if loops(t) { 10.0 } else { 12.0 });
+    expectation("looping_units", 0.0, &|t| !loops(t), &|t| f64::from(u8::from(loops(t))));
+    expectation("resolve", 0.0, &|_| true, &|_| 0.0);
+    let environment = r#"expectation="environment""#;
+    story.gauge("evenkeel_expectation_bound", environment, |_| 0.0);
+    story.flag("evenkeel_expectation_unknown", environment, |_| true);
 }
 
 fn exporter(story: &mut Story) {

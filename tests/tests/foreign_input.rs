@@ -6,7 +6,7 @@
 
 use std::{path::Path, time::Duration, time::Instant};
 
-use evenkeel_exporter::config::Config;
+use evenkeel_exporter::{by_root, check::Baseline, config::Config};
 use evenkeel_host::foreign_input::{Parser, parsers};
 use evenkeel_remediator::{
     config,
@@ -45,6 +45,20 @@ const OURS: &[Parser] = &[
         name: "exporter configuration",
         parse: |bytes| drop(Config::parse("exporter.yml", &String::from_utf8_lossy(bytes))),
         samples: &[include_str!("../../packaging/exporter.yml")],
+    },
+    Parser {
+        name: "facts by root",
+        parse: by_root::parse,
+        samples: &[
+            r#"{"version":1,"taken_seconds":1764000000,"environments":{"a.service":{"variables":{"REDIS_HOST":"met","B":"different"}},"b.service":{"nothing":"not_running"}},"container_logs":{"4f1a":123},"journal_bytes":7}"#,
+        ],
+    },
+    Parser {
+        name: "earlier check",
+        parse: |bytes| drop(Baseline::parse(bytes)),
+        samples: &[
+            r#"{"version":1,"taken_seconds":1764000000,"expectations":[{"expectation":"disk_usage","title":"disk usage","met":false,"value":0.91,"bound":0.85,"comparison":"at_most","measure":"ratio","details":["/"]}]}"#,
+        ],
     },
     Parser {
         name: "remediator configuration",

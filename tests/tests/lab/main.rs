@@ -14,6 +14,7 @@ mod crash;
 mod demo;
 mod disk;
 mod duplicates;
+mod expectations;
 mod exported_containers;
 mod exported_units;
 mod full_disk;
@@ -73,6 +74,7 @@ fn main() {
         up::trials(),
         exported_containers::trials(),
         exported_units::trials(),
+        expectations::trials(),
         unit_groups::trials(),
         sockets::trials(),
         golden::trials(),

@@ -39,7 +39,7 @@ const TOKEN: &str = "a token that only this test knows";
 /// As `make install` of a package would, and as its README says.
 const INSTALL: &str = r#"set -e
 cd /packaging
-install -m 644 ./*.service ./*.socket /usr/lib/systemd/system/
+install -m 644 ./*.service ./*.socket ./*.timer /usr/lib/systemd/system/
 install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
 install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
 systemd-sysusers evenkeel.conf
@@ -110,7 +110,7 @@ async fn redis_on(host: &SystemdHost) -> Result<Process> {
 }
 
 async fn both_are_little_exposed(host: &SystemdHost) -> Result<()> {
-    for unit in UNITS.iter().chain(&["evenkeel-docker-proxy.service"]) {
+    for unit in UNITS.iter().chain(&["evenkeel-docker-proxy.service", "evenkeel-facts.service"]) {
         let said = host.exec(&["systemd-analyze", "--no-pager", "security", unit]).await?;
         let line = said.lines().find(|line| line.contains("Overall exposure level")).context("no figure")?;
         let figure = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).context("no figure")?;
