@@ -1,4 +1,4 @@
-//! The table of failure modes in `tests/README.md` names tests that exist, for every row.
+//! The tables of failure modes and of cases in `tests/README.md` name tests that exist, in every row.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,26 +36,37 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The names in each row's last column.
-fn table() -> BTreeMap<u32, (Vec<String>, bool)> {
+/// A section of the document, from its heading to the next.
+fn section(heading: &str) -> String {
     let text = fs::read_to_string(Path::new(ROOT).join("tests/README.md")).expect("tests/README.md");
-    let rows = text.lines().filter_map(|line| {
+    let lines = text.lines().skip_while(|line| *line != heading).skip(1);
+    lines.take_while(|line| !line.starts_with("## ")).map(|line| format!("{line}\n")).collect()
+}
+
+/// The names in a column of each row.
+fn table(heading: &str, column: usize) -> BTreeMap<u32, (Vec<String>, bool)> {
+    let section = section(heading);
+    let rows = section.lines().filter_map(|line| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let (number, tests) = (cells.get(1)?.parse().ok()?, cells.get(4)?);
+        let (number, tests) = (cells.get(1)?.parse().ok()?, cells.get(column)?);
         let words = tests.split('`').skip(1).step_by(2).filter(|word| !word.contains([' ', '/']));
         Some((number, (words.map(str::to_owned).collect(), tests.contains("missing"))))
     });
     rows.collect()
 }
 
-#[test]
-fn every_test_in_the_table_of_failure_modes_exists() {
+fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    for folder in ["host", "remediator", "tests"] {
+    for folder in ["host", "exporter", "remediator", "tests"] {
         tests_below(&Path::new(ROOT).join(folder), &mut known);
     }
     assert!(known.len() > 300, "only {} tests were found", known.len());
-    let table = table();
+    known
+}
+
+#[test]
+fn every_test_in_the_table_of_failure_modes_exists() {
+    let (known, table) = (known(), table("## Failure modes", 4));
     let rows: Vec<u32> = ROWS.into_iter().flatten().collect();
     assert_eq!(table.keys().copied().collect::<Vec<_>>(), rows, "the rows of the table");
     for (row, (tests, is_missing)) in &table {
@@ -65,6 +76,18 @@ fn every_test_in_the_table_of_failure_modes_exists() {
         );
         for test in tests.iter().filter(|test| *test != "webhook") {
             assert!(known.contains(test), "row {row} names `{test}`, which is no test");
+        }
+    }
+}
+
+#[test]
+fn every_test_in_the_table_of_cases_exists() {
+    let (known, table) = (known(), table("## Cases", 3));
+    assert!(!table.is_empty(), "no table of cases");
+    for (row, (tests, _)) in &table {
+        assert!(!tests.is_empty(), "case {row} names no test");
+        for test in tests {
+            assert!(known.contains(test), "case {row} names `{test}`, which is no test");
         }
     }
 }
