@@ -1,6 +1,7 @@
 //! Reads a YAML configuration file strictly: what is not understood is an error that names file, line, key and cure.
 //! The values with units are in [`quantity`], secrets in [`secret`]. Not here: what any key means (beside its owner).
 
+mod located;
 mod mask;
 mod quantity;
 mod secret;
@@ -12,12 +13,10 @@ use serde_path_to_error::Segment;
 use serde_saphyr::{Error as YamlError, MessageFormatter, UserMessageFormatter};
 
 pub use self::{
+    located::Located,
     quantity::{Bytes, PromDuration, Ratio, format_bytes},
     secret::Secret,
 };
-
-/// A value that remembers its line and column, for checks made after parsing; see [`ConfigError::at`].
-pub use serde_saphyr::Spanned as Located;
 
 /// No configuration comes near it; a device or a log given by mistake does.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -47,12 +46,8 @@ impl ConfigError {
 
     /// For checks of a value that was read as [`Located`].
     pub fn at<T>(origin: &str, value: &Located<T>, message: impl Into<String>) -> Self {
-        let known = value.referenced.line() > 0;
-        Self {
-            line: known.then(|| value.referenced.line()),
-            column: known.then(|| value.referenced.column()),
-            ..Self::new(origin, message)
-        }
+        let (line, column) = value.place.unzip();
+        Self { line, column, ..Self::new(origin, message) }
     }
 
     /// For files whose lines may hold secrets: the place is enough.
@@ -121,7 +116,7 @@ pub fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigE
     .map_err(|error| ConfigError::from_yaml(origin, text, &path, &error))
 }
 
-/// The key as it stands in the file. [`Located`] reads itself as a map with a key `value`, which nobody wrote; no
+/// The key as it stands in the file. A [`Located`] value is read as a map with a key `value`, which nobody wrote; no
 /// configuration has a key of that name.
 fn key_path(path: &serde_path_to_error::Path) -> String {
     let mut text = String::new();

@@ -46,6 +46,17 @@ impl Scope {
         }
     }
 
+    /// For people, without the target: after `starts`.
+    pub fn words(&self) -> String {
+        match self {
+            Self::RuleTarget(..) => "of this rule on this target".to_owned(),
+            Self::Rule(_) => "of this rule".to_owned(),
+            Self::Target(_) => "on this target".to_owned(),
+            Self::Class(class) => format!("of {} ({})", class.words(), class.as_str()),
+            Self::Host => "on this host".to_owned(),
+        }
+    }
+
     /// The word for metrics: bounded, without the target.
     pub fn label(&self) -> &'static str {
         match self {
@@ -210,8 +221,8 @@ impl Budget {
                 lost.and_then(|age| limit.window.checked_sub(age)).filter(|wait| !wait.is_zero())
             {
                 let detail = format!(
-                    "the state was lost: what was started before is not known, and counts as {limit} used in scope {}",
-                    self.scope.label()
+                    "the state was lost: how many starts {} there were is not known, and counts as {limit} used",
+                    self.scope.words()
                 );
                 return Some(Refusal { reason: Reason::Limited, scope: self.scope.label(), detail, wait });
             }
@@ -222,8 +233,7 @@ impl Budget {
             }
             // Room comes when the oldest of the newest `count` starts leaves the window; with a count of 0, never.
             let wait = count.checked_sub(1).map_or(limit.window, |oldest| limit.window - ages[oldest]);
-            let detail =
-                format!("{} of {} starts in scope {} used ({limit})", used, limit.count, self.scope.label());
+            let detail = format!("{} of {} starts {} used ({limit})", used, limit.count, self.scope.words());
             Some(Refusal { reason: Reason::Limited, scope: self.scope.label(), detail, wait })
         };
         self.limits.iter().filter_map(full).max_by_key(|refusal| refusal.wait)
@@ -321,7 +331,10 @@ impl Restraint {
             return Err(Refusal {
                 reason: Reason::Cooldown,
                 scope: "rule_target",
-                detail: format!("cooling down after {consecutive} consecutive need(s)"),
+                detail: match consecutive {
+                    0 | 1 => "it cools down after the last try".to_owned(),
+                    n => format!("it cools down after {n} tries in a row"),
+                },
                 wait: cooldown - since,
             });
         }
@@ -401,7 +414,7 @@ mod tests {
         let one = budget(&["1/10s"], &[100]);
         let refusal = limits(std::slice::from_ref(&one), &at(109)).unwrap_err();
         assert_eq!((refusal.reason, refusal.wait), (Reason::Limited, Duration::from_secs(1)));
-        assert_eq!(refusal.detail, "1 of 1 starts in scope rule used (1/10s)");
+        assert_eq!(refusal.detail, "1 of 1 starts of this rule used (1/10s)");
         // Exactly one window later the start is out.
         assert!(limits(&[one], &at(110)).is_ok());
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use evenkeel_host::config::Secret;
 use hyper::StatusCode;
 use reqwest::{Certificate, Client, Identity, RequestBuilder, Url, redirect};
+use serde::{Deserialize, Serialize};
 
 use crate::outgoing;
 
@@ -34,6 +35,17 @@ pub enum Login {
     Bearer(Secret),
     /// A user and a password.
     Basic(String, Secret),
+}
+
+/// What came of the last question to a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// When it was asked, milliseconds since 1970.
+    pub at_ms: i64,
+    /// Why it gave no answer, for people; none when it did.
+    pub fault: Option<String>,
+    /// When it last answered, milliseconds since 1970.
+    pub answered_ms: Option<i64>,
 }
 
 /// Why there is no answer; the words are metric labels.
@@ -97,6 +109,20 @@ impl Api {
             client
         })?;
         Ok(Self { client, url, login })
+    }
+
+    /// Its address; the configuration lets no password stand in it.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What lets us in, by the name of its kind.
+    pub fn login(&self) -> &'static str {
+        match self.login {
+            Login::None => "no login",
+            Login::Bearer(_) => "bearer token",
+            Login::Basic(..) => "basic authentication",
+        }
     }
 
     /// Whether it runs on this host.

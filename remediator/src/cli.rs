@@ -18,10 +18,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    check_config,
+    clock::Clock,
     config::{self, Config},
-    control, explain, generate,
+    control, daemon, explain,
+    generate::{self, What},
     helper::{self, Verb},
-    journal, serve, simulate, status,
+    history, journal, serve, simulate, status,
 };
 
 /// EX_USAGE of sysexits.h.
@@ -136,7 +139,7 @@ enum Command {
     /// Write what stands around the daemon, from its configuration.
     Generate {
         /// What to write.
-        what: generate::What,
+        what: What,
     },
 }
 
@@ -168,6 +171,10 @@ pub fn main() -> ExitCode {
 
 /// What comes before there are threads, and then everything else.
 fn start(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Generate { what: What::Schema } = cli.command {
+        // Whoever writes their first configuration has none yet.
+        return Ok(std::io::stdout().write_all(generate::schema().as_bytes())?);
+    }
     let config = config::load(&cli.config_file)?;
     let inherited = match &cli.command {
         Command::Serve => inherited(&config)?,
@@ -203,15 +210,18 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
             log::init(&cli.log_level, cli.log_format);
             serve(config, inherited).await
         }
-        Command::CheckConfig => explain::rules(&config, out),
+        Command::CheckConfig => check_config::check_config(&config, out),
         Command::Simulate { payload } => {
             let body =
                 std::fs::read(&payload).with_context(|| format!("cannot read {}", payload.display()))?;
             simulate::run(config, &body, out).await
         }
-        Command::Status => status::status(&config, out),
+        Command::Status => {
+            let daemon = daemon::ask(&config).await;
+            status::status(&config, &daemon, &Clock::default(), out)
+        }
         Command::History { json, rule, target, limit } => {
-            status::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
+            history::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
         }
         Command::Generate { what } => generate::write(what, &config, out),
         Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,

@@ -13,12 +13,13 @@ use std::{
 };
 
 use evenkeel_host::config::{ConfigError, Located, PromDuration, Secret};
+use schemars::{Schema, SchemaGenerator};
 
 pub use self::server::Access;
 use self::{
     file::{
-        File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, ReconcileFile, RuleFile, State, StormFile,
-        WebhookTo,
+        File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, ReconcileFile, RuleFile, SlackTo, State,
+        StormFile, WebhookTo,
     },
     rule::RuleChecker,
 };
@@ -26,7 +27,7 @@ use crate::{
     admission::gates::Gates,
     api::{Api, prometheus::Prometheus},
     journal::{Places, Storm},
-    notify::Receiver,
+    notify::{Form, Receiver},
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
     reconcile::Reconcile,
     rules::Rule,
@@ -124,6 +125,11 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         fragments.push((Checker::of(&path), evenkeel_host::config::load(&path)?));
     }
     checker.config(file, fragments)
+}
+
+/// The schema of a configuration file.
+pub(crate) fn schema(generator: SchemaGenerator) -> Schema {
+    generator.into_root_schema_for::<File>()
 }
 
 /// The folder beside a configuration file whose `.yml` files are part of the configuration; it need not be there.
@@ -338,27 +344,52 @@ impl Checker {
         files.into_iter().map(|to| self.receiver(to)).collect()
     }
 
-    fn receiver(&self, NotifyTo::Webhook(to): NotifyTo) -> Result<Receiver, ConfigError> {
+    fn receiver(&self, to: NotifyTo) -> Result<Receiver, ConfigError> {
+        match to {
+            NotifyTo::Webhook(to) => self.webhook(&to),
+            NotifyTo::Slack(to) => self.slack(&to),
+        }
+    }
+
+    fn webhook(&self, to: &Located<WebhookTo>) -> Result<Receiver, ConfigError> {
         let WebhookTo { url, url_file, bearer_token_file, on } = &to.value;
         let url = match (url, url_file) {
             (Some(url), None) => Secret::new(url.clone()),
             (None, Some(file)) => self.secret("notify.webhook.url_file", file)?,
             _ => {
                 let message = "`notify.webhook`: give exactly one of `url` and `url_file`";
-                return Err(self.at(&to, message));
+                return Err(self.at(to, message));
             }
         };
-        if !reqwest::Url::parse(url.expose()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
-            // Without the URL itself: it may hold a secret.
-            let message =
-                "`notify.webhook`: this is no http or https URL: write it as https://chat.example/hook";
-            return Err(self.at(&to, message));
-        }
         let bearer_token = bearer_token_file
             .as_ref()
             .map(|file| self.secret("notify.webhook.bearer_token_file", file))
             .transpose()?;
-        Ok(Receiver { url, bearer_token, on: on.clone() })
+        self.at_a_url(to, Receiver { form: Form::Webhook, url, bearer_token, on: on.clone() })
+    }
+
+    fn slack(&self, to: &Located<SlackTo>) -> Result<Receiver, ConfigError> {
+        let SlackTo { url_file, url, on } = &to.value;
+        let (Some(file), None) = (url_file, url) else {
+            let message = "`notify.slack` needs `url_file`: whoever knows the URL can post, so it stands in a file of its own";
+            return Err(self.at(to, message));
+        };
+        let url = self.secret("notify.slack.url_file", file)?;
+        self.at_a_url(to, Receiver { form: Form::Slack, url, bearer_token: None, on: on.clone() })
+    }
+
+    /// A receiver that has a URL to send to.
+    fn at_a_url<T>(&self, place: &Located<T>, receiver: Receiver) -> Result<Receiver, ConfigError> {
+        let url = reqwest::Url::parse(receiver.url.expose());
+        if url.is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+            return Ok(receiver);
+        }
+        // Without the URL itself: it may hold a secret.
+        let message = format!(
+            "`notify.{}`: this is no http or https URL: write it as https://chat.example/hook",
+            receiver.form.as_str()
+        );
+        Err(self.at(place, message))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What people may order: approve, reject, pause, resume, ack, trigger, reload. The same routes over HTTP with a token
-//! of the write scope, and over the control socket for the command line on this host. Who orders it is on record.
+//! of the write scope, and over the control socket for the command line on this host. Who orders it is on record. Over
+//! the control socket the command line also asks what only the daemon knows.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,6 +9,7 @@ use evenkeel_host::{
     web::{Peer, Request, Response, read_body, reply},
 };
 use hyper::{Method, StatusCode};
+use reqwest::{Client, RequestBuilder};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
@@ -15,6 +17,7 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     clock::Clock,
     config::{self, Config},
+    daemon::{self, Sources},
     journal::{Accepted, Decided, Error, HaltKind, Incoming, Journal, Tally, Verdict},
     metrics::Metrics,
     outgoing,
@@ -44,6 +47,8 @@ pub struct Control {
     pub bell: Bell,
     /// Reads the configuration anew.
     pub reloader: Arc<Reloader>,
+    /// What only this process knows.
+    pub sources: Sources,
 }
 
 /// Why an order was not carried out.
@@ -110,11 +115,14 @@ impl Control {
         path
     }
 
-    /// Answers what came over the control socket: only root and the user that this process runs as may order.
+    /// Answers what came over the control socket: only root and the user that this process runs as may order and ask.
     pub async fn answer_local(self, request: Request, peer: Peer) -> Response {
         let own = rustix::process::geteuid().as_raw();
         match peer {
             Peer::Unix { uid: Some(uid) } if uid == 0 || uid == own => {
+                if request.uri().path() == daemon::PATH && request.method() == Method::GET {
+                    return reply::json(StatusCode::OK, &json!(self.sources.now()));
+                }
                 let author = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
                 self.answer(request, author).await
             }
@@ -388,22 +396,32 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When none runs, or it refuses.
 pub async fn order(config: &Config, path: &str, body: &serde_json::Value) -> anyhow::Result<String> {
-    // reqwest takes the process's default provider.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    // In the fallback where the process began there; where it fell back later, still in the state's own place.
-    let places = config.places();
-    let fallback = places.fallback.iter().map(|dir| dir.join(SOCKET)).find(|socket| socket.exists());
-    let socket = fallback.unwrap_or_else(|| places.dir.join(SOCKET));
-    let client =
-        outgoing::client(|| reqwest::Client::builder().unix_socket(socket.as_path()).timeout(ORDER_TIMEOUT))?;
-    let answer = client.post(format!("http://localhost{path}")).json(body).send().await.map_err(|error| {
-        let cure = "it runs as another user (try as root), with another state.dir, or not at all";
-        anyhow::anyhow!("no remediator answers at {}: {cure} ({error})", socket.display())
-    })?;
+    let answer = reach(config, |client| client.post(format!("http://localhost{path}")).json(body)).await?;
     let said: BTreeMap<String, String> = answer.json().await?;
     match (said.get("message"), said.get("error")) {
         (Some(message), _) => Ok(message.clone()),
         (None, Some(error)) => Err(anyhow::anyhow!("{error}")),
         (None, None) => Err(anyhow::anyhow!("the remediator gave no answer")),
     }
+}
+
+/// Sends a request to the remediator that runs on this host with this configuration.
+///
+/// # Errors
+/// When none answers.
+pub(crate) async fn reach(
+    config: &Config,
+    request: impl Fn(&Client) -> RequestBuilder,
+) -> anyhow::Result<reqwest::Response> {
+    // reqwest takes the process's default provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // In the fallback where the process began there; where it fell back later, still in the state's own place.
+    let places = config.places();
+    let fallback = places.fallback.iter().map(|dir| dir.join(SOCKET)).find(|socket| socket.exists());
+    let socket = fallback.unwrap_or_else(|| places.dir.join(SOCKET));
+    let client = outgoing::client(|| Client::builder().unix_socket(socket.as_path()).timeout(ORDER_TIMEOUT))?;
+    request(&client).send().await.map_err(|error| {
+        let cure = "it runs as another user (try as root), with another state.dir, or not at all";
+        anyhow::anyhow!("no remediator answers at {}: {cure} ({error})", socket.display())
+    })
 }

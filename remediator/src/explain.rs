@@ -1,4 +1,4 @@
-//! `check-config` and `explain`: what a rule means, why it does or does not act on a target, and when it may next.
+//! `explain`: what a rule means, why it does or does not act on a target, when it may next, and what to type.
 
 use std::{io::Write, sync::Arc};
 
@@ -6,92 +6,23 @@ use anyhow::bail;
 use evenkeel_host::config::{ConfigError, PromDuration, format_bytes};
 
 use crate::{
-    api::prometheus,
+    admission::{Reason, Refusal},
+    api::prometheus::{self, Exporter},
     assess::{Assessor, Planned, Sight},
-    clock::{Clock, rfc3339},
+    check_config::{allowed, describe},
+    clock::{Clock, Moment, rfc3339},
     config::Config,
+    daemon::{self, Daemon},
+    history,
     journal::{Reader, StepState},
     notify::Notifier,
     observe::Host,
-    policy::Mode,
-    rules::{DoneWhen, Rule},
-    status::whole,
-    target::{Kind, Target},
-    text::printable,
+    outcome::Outcome,
+    policy::{Class, Mode},
+    rules::Rule,
+    target::Target,
+    text::{printable, shell_word},
 };
-
-/// Prints every rule as it will work.
-///
-/// # Errors
-/// When `out` is closed.
-pub fn rules(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    writeln!(
-        out,
-        "the configuration is good: {} rules, mode {}, deletion {}, alerts for {}",
-        config.rules.len(),
-        config.mode.as_str(),
-        config.deletion.as_str(),
-        config.hosts.join(", ")
-    )?;
-    for rule in &config.rules {
-        describe(config, rule, out)?;
-    }
-    Ok(())
-}
-
-fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> std::io::Result<()> {
-    let join = |parts: Vec<String>| parts.join(", ");
-    writeln!(out, "\n{} (mode {})", rule.name, rule.mode.as_str())?;
-    if rule.on_demand() {
-        writeln!(out, "  match   nothing: only `trigger {}` begins it", rule.name)?;
-    } else {
-        writeln!(out, "  match   {}", join(rule.matchers.iter().map(ToString::to_string).collect()))?;
-    }
-    let allowed = join(rule.selector.allow.iter().map(ToString::to_string).collect());
-    let target = match rule.selector.kind {
-        Kind::Host => "this host".to_owned(),
-        kind if rule.on_demand() => format!("{}: {allowed}", kind.as_str()),
-        kind => format!("{} named by label {}: {allowed}", kind.as_str(), rule.selector.label),
-    };
-    writeln!(out, "  target  {target}")?;
-    writeln!(out, "  limits  {}", join(rule.limits.iter().map(ToString::to_string).collect()))?;
-    if let Some(hours) = &rule.hours {
-        writeln!(out, "  hours   {hours}")?;
-    }
-    for gate in &rule.gates {
-        let otherwise = if gate.open_on_error {
-            "also when Prometheus does not say"
-        } else {
-            "not when Prometheus does not say"
-        };
-        writeln!(out, "  only if {} ({otherwise})", printable(&gate.promql))?;
-    }
-    for (position, step) in rule.steps.iter().enumerate() {
-        let class = step.0.class();
-        let blocked = if config.deletion.allows(class) {
-            String::new()
-        } else {
-            format!("  BLOCKED(policy): policy.deletion is {}", config.deletion.as_str())
-        };
-        writeln!(out, "  step {}  {} [{}]{blocked}", position + 1, step.0.name(), class.as_str())?;
-    }
-    if let Some(verify) = &rule.verify {
-        let done = match verify.done {
-            DoneWhen::Below(marks) => marks.to_string(),
-            DoneWhen::Active => "active".to_owned(),
-            DoneWhen::NotFailed => "not failed".to_owned(),
-            DoneWhen::Stopped => "stopped".to_owned(),
-            DoneWhen::Healthy => "healthy".to_owned(),
-            DoneWhen::Completed => "carried out".to_owned(),
-        };
-        let hold = match verify.done {
-            DoneWhen::Completed => String::new(),
-            _ => format!(" for {}", PromDuration::new(verify.hold)),
-        };
-        writeln!(out, "  done    {done}{hold}, within {}", PromDuration::new(verify.within))?;
-    }
-    Ok(())
-}
 
 /// Something that looks and plans, for the command line.
 pub(crate) fn assessor(config: Config) -> Assessor {
@@ -116,119 +47,206 @@ pub async fn target(config: Config, rule: &str, name: &str, out: &mut impl Write
         let names: Vec<&str> = config.rules.iter().map(|rule| rule.name.as_str()).collect();
         return Err(ConfigError::new(
             "explain",
-            format!("there is no rule `{rule}`: use one of {}", names.join(", ")),
+            format!("there is no rule `{}`: use one of {}", printable(rule), names.join(", ")),
         )
         .into());
     };
     let target = match rule.selector.admit(name) {
         Ok(target) => target,
-        Err(no) => bail!("rule {} does not act on {name}: {}", rule.name, no.reason()),
+        Err(no) => bail!(
+            "rule {} does not act on {}: {} ({}); it admits {}",
+            rule.name,
+            printable(name),
+            no.words(),
+            no.reason(),
+            allowed(rule)
+        ),
     };
     let reader = Reader::open_if_any(&config.places())?;
-    describe(&config, rule, out)?;
-    writeln!(out, "\nnow")?;
-    now(&assessor, rule, &target, reader.as_ref(), out).await?;
-    let Some(reader) = reader else {
-        writeln!(out, "\nbefore\n  there is no state yet in {}", config.state_dir.display())?;
-        return Ok(());
-    };
-    writeln!(out, "\nbefore")?;
-    // What was done under an alias is on record under the name of the thing itself.
-    let known_as = match assessor.eyes.observe(&target).await {
-        Ok(seen) => rule.canonical(&target, &seen, &config.deny).unwrap_or(target),
-        Err(_) => target,
-    };
-    let recent = reader.recent(Some(&rule.name), Some(known_as.name()), 5)?;
-    if recent.is_empty() {
-        writeln!(out, "  nothing on record")?;
-    }
-    for remediation in recent {
-        whole(&remediation, &reader.steps(remediation.id)?, out)?;
-    }
-    Ok(())
+    let (daemon, clock) = (daemon::ask(&config).await, Clock::default());
+    let view = View { assessor: &assessor, reader: reader.as_ref(), daemon: &daemon, clock: &clock };
+    view.explain(rule, &target, out).await
 }
 
-/// What an alert that came now would lead to. Reads the journal, reserves nothing.
-pub(crate) async fn now(
-    assessor: &Assessor,
-    rule: &Rule,
-    target: &Target,
-    reader: Option<&Reader>,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let sight = match assessor.look(rule, target).await {
-        Err(stop) => {
-            writeln!(out, "  {} ({}): {}", stop.outcome, stop.reason, printable(&stop.detail))?;
+/// Looks at what would be done now: at the host, in the journal, and at what the daemon says of itself. Reserves
+/// nothing.
+pub(crate) struct View<'a> {
+    pub(crate) assessor: &'a Assessor,
+    /// None where there is no state yet.
+    pub(crate) reader: Option<&'a Reader>,
+    /// What the daemon answered, or why it did not.
+    pub(crate) daemon: &'a anyhow::Result<Daemon>,
+    pub(crate) clock: &'a Clock,
+}
+
+impl View<'_> {
+    /// The rule, what would be done about the target now, and what was done before.
+    pub(crate) async fn explain(
+        &self,
+        rule: &Rule,
+        target: &Target,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let config = &self.assessor.config;
+        describe(config, rule, out)?;
+        writeln!(out, "\nnow")?;
+        self.now(rule, target, out).await?;
+        self.alerts(out)?;
+        writeln!(out, "\non record")?;
+        let Some(reader) = self.reader else {
+            writeln!(out, "  there is no state yet in {}", config.state_dir.display())?;
             return Ok(());
-        }
-        Ok(sight) => sight,
-    };
-    writeln!(out, "  seen    {}", sight.seen.summary())?;
-    let steps = assessor.plan(0, rule, &sight).await;
-    for Planned { record: step, frees } in &steps {
-        let verdict = match (&step.reason, &step.detail, frees) {
-            (Some(reason), Some(detail), _) => format!("no ({reason}): {}", printable(detail)),
-            (.., Some(bytes)) => format!("would run, and free {} at most", format_bytes(*bytes)),
-            _ => "would run".to_owned(),
         };
-        writeln!(
-            out,
-            "  step    {} [{}] {verdict}\n            {}",
-            step.action,
-            step.class.as_str(),
-            step.plan
-        )?;
+        // What was done under an alias is on record under the name of the thing itself.
+        let known_as = match self.assessor.eyes.observe(target).await {
+            Ok(seen) => rule.canonical(target, &seen, &config.deny).unwrap_or_else(|_| target.clone()),
+            Err(_) => target.clone(),
+        };
+        let recent = reader.recent(Some(&rule.name), Some(known_as.name()), 5)?;
+        if recent.is_empty() {
+            return Ok(writeln!(out, "  nothing")?);
+        }
+        history::write(reader, &recent, out)
     }
-    admission(assessor, rule, &sight, &steps, reader, out).await
-}
 
-/// Whether the first acting step would be admitted now.
-async fn admission(
-    assessor: &Assessor,
-    rule: &Rule,
-    sight: &Sight,
-    steps: &[Planned],
-    reader: Option<&Reader>,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let mut steps = steps.iter().map(|step| &step.record);
-    let first = steps.find(|step| step.class.acts() && step.state == StepState::Planned);
-    let Some(first) = first else {
-        let text =
-            if rule.acts() { "no step that acts may run: nothing would be done" } else { "it only observes" };
-        writeln!(out, "  result  {text}")?;
-        return Ok(());
-    };
-    let now = Clock::default().now();
-    let mut refusals = Vec::new();
-    refusals.extend(assessor.gates(rule, first.class, None, &now).await.err());
-    refusals.extend(prometheus::admit(&assessor.config, rule, first.class, None).await.err());
-    if let Some(reader) = reader {
-        let now = reader.on_timeline(&now)?;
-        let question = assessor.question(0, rule, sight, first.class, true);
+    /// What an alert that came now would lead to.
+    pub(crate) async fn now(&self, rule: &Rule, target: &Target, out: &mut impl Write) -> anyhow::Result<()> {
+        let sight = match self.assessor.look(rule, target).await {
+            Err(stop) => {
+                let words = match stop.outcome {
+                    Outcome::NotNeeded => "nothing has to be done",
+                    other => other.as_str(),
+                };
+                writeln!(out, "  {words} ({}): {}", stop.reason, printable(&stop.detail))?;
+                return Ok(());
+            }
+            Ok(sight) => sight,
+        };
+        entry("seen", &printable(&sight.seen.summary()), out)?;
+        let steps = self.assessor.plan(0, rule, &sight).await;
+        for (position, Planned { record: step, frees }) in steps.iter().enumerate() {
+            let verdict = match (&step.reason, &step.detail, frees) {
+                (Some(reason), Some(detail), _) => format!("no ({reason}): {}", printable(detail)),
+                (.., Some(bytes)) => format!("would run, and free {} at most", format_bytes(*bytes)),
+                _ => "would run".to_owned(),
+            };
+            let text = format!("{} [{}] {verdict}", step.action, step.class.as_str());
+            entry(&format!("step {}", position + 1), &text, out)?;
+            entry("", &printable(&step.plan), out)?;
+        }
+        self.admission(rule, &sight, &steps, out).await
+    }
+
+    /// Whether the first acting step would be admitted now.
+    async fn admission(
+        &self,
+        rule: &Rule,
+        sight: &Sight,
+        steps: &[Planned],
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let mut steps = steps.iter().map(|step| &step.record);
+        let first = steps.find(|step| step.class.acts() && step.state == StepState::Planned);
+        let Some(first) = first else {
+            let text = match rule.acts() {
+                true => "no step that acts may run: nothing would be done",
+                false => "it only observes",
+            };
+            return Ok(entry("result", text, out)?);
+        };
+        let now = self.clock.now();
+        let refusals = self.refusals(rule, sight, first.class, &now, out).await?;
+        for Refusal { reason, detail, wait, .. } in &refusals {
+            entry("not now", &format!("{detail} ({})", reason.as_str()), out)?;
+            entry("", &format!("not before {}", rfc3339(now.wall_after(*wait))), out)?;
+        }
+        if refusals.is_empty() && self.daemon.is_err() && self.may_be_young(first.class) {
+            let grace = PromDuration::new(self.assessor.config.gates.grace);
+            let text = format!(
+                "whether the daemon has run for the {grace} of `policy.gates.grace`: it does not answer"
+            );
+            entry("unknown", &text, out)?;
+        }
+        let result = match (rule.mode, refusals.is_empty()) {
+            (Mode::Plan, _) => {
+                "mode is plan: it would be recorded, and nothing done; to have it done, `mode: auto` in the rule and in `policy`"
+            }
+            (_, false) => "it would not be done now",
+            (Mode::Approve, true) => "mode is approve: it would be done when a person approves of it",
+            (Mode::Auto, true) => "it would be done",
+        };
+        entry("result", result, out)?;
+        for command in refusals.iter().filter_map(|refusal| cure(refusal.reason, rule, &sight.target)) {
+            entry("type", &command, out)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that speaks against beginning now; prints what the limits have left.
+    async fn refusals(
+        &self,
+        rule: &Rule,
+        sight: &Sight,
+        class: Class,
+        now: &Moment,
+        out: &mut impl Write,
+    ) -> anyhow::Result<Vec<Refusal>> {
+        let assessor = self.assessor;
+        let started = self.daemon.as_ref().ok().map(|daemon| &daemon.started);
+        let mut refusals = Vec::new();
+        refusals.extend(assessor.gates(rule, class, started, now).await.err());
+        refusals.extend(prometheus::admit(&assessor.config, rule, class, None).await.err());
+        let Some(reader) = self.reader else { return Ok(refusals) };
+        let on_timeline = reader.on_timeline(now)?;
+        let question = assessor.question(0, rule, sight, class, true);
         for (scope, limits) in &question.budgets {
-            for (limit, used) in reader.budget(scope, limits)?.used(&now) {
-                writeln!(out, "  budget  {}: {used} of {limit} used", scope.label())?;
+            let used = reader.budget(scope, limits)?.used(&on_timeline);
+            let windows: Vec<String> = used
+                .iter()
+                .map(|(limit, used)| {
+                    format!("{used} of {} in {}", limit.count, PromDuration::new(limit.window))
+                })
+                .collect();
+            if !windows.is_empty() {
+                entry("used", &format!("{}: starts {}", windows.join(", "), scope.words()), out)?;
             }
         }
-        refusals.extend(reader.decide(&question, &now)?.err());
+        refusals.extend(reader.decide(&question, &on_timeline)?.err());
+        Ok(refusals)
     }
-    for refusal in &refusals {
-        writeln!(
-            out,
-            "  refused ({}, scope {}): {}; next allowed {}",
-            refusal.reason.as_str(),
-            refusal.scope,
-            refusal.detail,
-            rfc3339(now.wall_after(refusal.wait))
-        )?;
+
+    /// Whether the grace after a start of the daemon may hold such a step up.
+    fn may_be_young(&self, class: Class) -> bool {
+        class > Class::S1 && !self.assessor.config.gates.grace.is_zero()
     }
-    let result = match (rule.mode, refusals.is_empty()) {
-        (Mode::Plan, _) => "mode is plan: it would be recorded, and nothing done",
-        (_, false) => "it would not be done now",
-        (Mode::Approve, true) => "mode is approve: it would be done when a person approves of it",
-        (Mode::Auto, true) => "it would be done",
-    };
-    writeln!(out, "  result  {result}")?;
-    Ok(())
+
+    /// Whether alerts can come at all, where the daemon knows.
+    fn alerts(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        let Ok(daemon) = self.daemon else { return Ok(()) };
+        if !daemon.reload.succeeded {
+            let text = "the daemon goes by an older configuration: the last reload was refused, evenkeel-remediator check-config says why";
+            entry("beware", text, out)?;
+        }
+        match daemon.exporter {
+            Some(Exporter::Up) | None => Ok(()),
+            Some(seen @ Exporter::Unknown) => Ok(entry("alerts", seen.words(), out)?),
+            Some(seen) => Ok(entry("alerts", &format!("{}: none comes from it", seen.words()), out)?),
+        }
+    }
+}
+
+/// One line of what would be done now, and a further one below it.
+fn entry(name: &str, text: &str, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "  {name:<8}{text}")
+}
+
+/// What a person may type to have it done all the same.
+fn cure(reason: Reason, rule: &Rule, target: &Target) -> Option<String> {
+    match reason {
+        Reason::Breaker | Reason::Cooldown => {
+            Some(format!("evenkeel-remediator ack {} {}", rule.name, shell_word(target.name())))
+        }
+        Reason::Paused | Reason::Storm => Some("evenkeel-remediator resume".to_owned()),
+        _ => None,
+    }
 }

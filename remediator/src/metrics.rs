@@ -3,7 +3,11 @@
 
 mod observed;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -11,7 +15,13 @@ use prometheus_client::{
 };
 
 pub use self::observed::observed;
-use crate::{notify::Delivery, outcome::Outcome, rules::Rule, target::Kind};
+use crate::{
+    api::{Asked, Fault, prometheus::Exporter},
+    notify::Delivery,
+    outcome::Outcome,
+    rules::Rule,
+    target::Kind,
+};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -45,6 +55,16 @@ struct Inner {
     api_requests: Family<Labels, Counter>,
     api_last_success: Family<Labels, Gauge>,
     exporter_up: Family<Labels, Gauge>,
+    heard: Mutex<Heard>,
+}
+
+/// What was last heard from the servers that are asked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard {
+    /// By the name of the server's key in the configuration; not there before the first question.
+    pub(crate) apis: BTreeMap<&'static str, Asked>,
+    /// Not there before the first look, and where no Prometheus is configured.
+    pub(crate) exporter: Option<Exporter>,
 }
 
 impl Metrics {
@@ -165,14 +185,33 @@ impl Metrics {
         (self.0.reload_succeeded.get() == 1, self.0.reload_at.get())
     }
 
-    /// Alertmanager or Prometheus was asked; with the word for why there was no answer.
-    pub fn asked(&self, api: &'static str, fault: Option<&'static str>) {
+    /// Alertmanager or Prometheus was asked; with why there was no answer.
+    pub fn asked(&self, api: &'static str, fault: Option<&Fault>) {
+        let now = jiff::Timestamp::now();
+        let mut heard = self.hear();
+        let asked = heard.apis.entry(api).or_default();
+        asked.at_ms = now.as_millisecond();
+        asked.fault = fault.map(ToString::to_string);
+        if fault.is_none() {
+            asked.answered_ms = Some(asked.at_ms);
+        }
+        drop(heard);
         let api = ("api", api.to_owned());
-        let outcome = ("outcome", fault.unwrap_or("success").to_owned());
+        let outcome = ("outcome", fault.map_or("success", Fault::as_str).to_owned());
         self.0.api_requests.get_or_create(&vec![api.clone(), outcome]).inc();
         if fault.is_none() {
-            self.0.api_last_success.get_or_create(&vec![api]).set(jiff::Timestamp::now().as_second());
+            self.0.api_last_success.get_or_create(&vec![api]).set(now.as_second());
         }
+    }
+
+    /// What was last heard from the servers that are asked.
+    pub(crate) fn heard(&self) -> Heard {
+        self.hear().clone()
+    }
+
+    fn hear(&self) -> MutexGuard<'_, Heard> {
+        // Whoever panicked while holding it left whole values.
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often that was so.
@@ -182,12 +221,15 @@ impl Metrics {
         self.0.api_requests.get_or_create(&labels).get()
     }
 
-    /// Whether Prometheus scrapes this host's exporter, where it says.
-    pub fn exporter(&self, up: Option<bool>) {
-        match up {
-            Some(up) => drop(self.0.exporter_up.get_or_create(&Vec::new()).set(i64::from(up))),
-            None => self.0.exporter_up.clear(),
-        }
+    /// What Prometheus knows of this host's exporter; nothing where no Prometheus is configured.
+    pub fn exporter(&self, seen: Option<Exporter>) {
+        self.hear().exporter = seen;
+        let up = match seen {
+            Some(Exporter::Up) => 1,
+            Some(Exporter::Down | Exporter::Absent) => 0,
+            Some(Exporter::Unknown) | None => return self.0.exporter_up.clear(),
+        };
+        self.0.exporter_up.get_or_create(&Vec::new()).set(up);
     }
 
     /// How often that was so.
@@ -294,6 +336,7 @@ impl Inner {
             api_requests: Family::default(),
             api_last_success: Family::default(),
             exporter_up: Family::default(),
+            heard: Mutex::default(),
         }
     }
 }

@@ -4,10 +4,12 @@
 mod courier;
 mod text;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use evenkeel_host::config::Secret;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 use tokio::sync::watch;
 
 pub use self::courier::PostOffice;
@@ -20,7 +22,8 @@ use crate::{
 };
 
 /// When a receiver wants to hear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", extend("enum" = occasions()))]
 pub enum On {
     /// Of everything.
     All,
@@ -46,6 +49,24 @@ impl<'de> Deserialize<'de> for On {
                 ))
             }),
         }
+    }
+}
+
+/// Every word that [`On`] is written as.
+fn occasions() -> Vec<String> {
+    let words = [On::All, On::Escalated, On::Approval].into_iter();
+    words.chain(Outcome::ALL.map(On::Outcome)).map(|on| on.to_string()).collect()
+}
+
+impl fmt::Display for On {
+    /// As in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Escalated => "escalated",
+            Self::Approval => "approval",
+            Self::Outcome(outcome) => outcome.as_str(),
+        })
     }
 }
 
@@ -95,9 +116,31 @@ impl Serialize for Occasion {
     }
 }
 
+/// What a receiver reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The whole message, for programs and people.
+    Webhook,
+    /// `text` and nothing else, as an incoming webhook of Slack's and of those like it; some of them refuse keys that
+    /// they do not know.
+    Slack,
+}
+
+impl Form {
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Slack => "slack",
+        }
+    }
+}
+
 /// Where to send to, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
+    /// What it reads.
+    pub form: Form,
     /// The URL; it may hold a secret.
     pub url: Secret,
     /// Sent as `Authorization: Bearer`.
@@ -119,7 +162,16 @@ impl Receiver {
     /// Tells this receiver's waiting messages from others', also after a restart, without the URL, which may hold a
     /// secret.
     pub fn key(&self) -> String {
-        digest(self.url.expose().as_bytes())
+        match self.form {
+            Form::Webhook => digest(self.url.expose().as_bytes()),
+            Form::Slack => digest(format!("slack {}", self.url.expose()).as_bytes()),
+        }
+    }
+
+    /// The part of the URL that may be shown.
+    pub fn host(&self) -> String {
+        let url = reqwest::Url::parse(self.url.expose()).ok();
+        url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
     }
 }
 
@@ -287,10 +339,15 @@ impl Notifier {
         let approve = (notice.occasion == Occasion::Approval)
             .then(|| format!("evenkeel-remediator approve {}", notice.id));
         let (subject, text) = (text::subject(&self.host, notice), text::text(&self.host, notice));
+        let slack = json!({"text": text}).to_string();
         let envelope = Envelope { version: "1", host: &self.host, subject, text, notice, explain, approve };
-        let Ok(body) = serde_json::to_string(&envelope) else { return Vec::new() };
+        let Ok(webhook) = serde_json::to_string(&envelope) else { return Vec::new() };
+        let body = |form| match form {
+            Form::Webhook => webhook.clone(),
+            Form::Slack => slack.clone(),
+        };
         let receivers = self.receivers.iter().filter(|receiver| wants(receiver));
-        receivers.map(|receiver| Letter { receiver: receiver.key(), body: body.clone() }).collect()
+        receivers.map(|receiver| Letter { receiver: receiver.key(), body: body(receiver.form) }).collect()
     }
 }
 

@@ -4,22 +4,25 @@
 
 mod facts;
 mod html;
+mod notices;
 
 use evenkeel_host::{
-    build,
-    config::{PromDuration, format_bytes},
+    config::PromDuration,
     web::{Response, page},
 };
 
 pub(crate) use self::facts::Facts;
 use self::{
-    facts::{Entry, Held, Standing, Used, named},
-    html::{Cell, Table, Tone, code, list, mark, notice, text, time},
+    facts::{Entry, Held, Standing, Used},
+    html::{Cell, Table, Tone, code, dim, list, mark, text, time},
+    notices::notices,
 };
 use crate::{
     admission::Breaker,
     config::Config,
-    journal::{Halt, HaltKind, Phase, StepRecord, StepState},
+    daemon::Daemon,
+    history::{self, named, signed},
+    journal::{Phase, StepRecord, StepState},
     observe::Observation,
     outcome::Outcome,
     rules::Rule,
@@ -35,32 +38,24 @@ const NAMES: usize = 12;
 /// Steps of one remediation in one row.
 const STEPS: usize = 12;
 
-/// What the process itself knows, beside the journal.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Reloads {
-    /// Whether the last reading of the configuration was good; if not, the one before it holds.
-    pub(crate) succeeded: bool,
-    /// When the configuration in force was read, by the wall clock.
-    pub(crate) at_ms: i64,
-}
-
 /// The page.
-pub(crate) fn respond(config: &Config, facts: &Facts, reloads: Reloads) -> Response {
+pub(crate) fn respond(config: &Config, facts: &Facts, daemon: &Daemon) -> Response {
     let host = config.hosts.first().map(String::as_str).unwrap_or_default();
-    page::respond(&format!("evenkeel-remediator on {host}"), STYLE, &body(config, facts, reloads))
+    page::respond(&format!("evenkeel-remediator on {host}"), STYLE, &body(config, facts, daemon))
 }
 
-fn body(config: &Config, facts: &Facts, reloads: Reloads) -> String {
+fn body(config: &Config, facts: &Facts, daemon: &Daemon) -> String {
     let now = facts.now_ms;
     let mut page = format!(
-        "<header>\n<h1>evenkeel-remediator on {}</h1>\n<p class=\"dim\">As it was {}. Version {}, revision {}.</p>\n\
-         </header>\n<main>\n",
+        "<header>\n<h1>evenkeel-remediator on {}</h1>\n<p class=\"dim\">As it was {}. Running since {}. Version {}, \
+         revision {}.</p>\n</header>\n<main>\n",
         text(&config.hosts.join(", ")),
         time(now, now),
-        build::VERSION,
-        build::REVISION
+        time(daemon.started.wall_ms, now),
+        text(&daemon.version),
+        text(&daemon.revision)
     );
-    notices(&mut page, config, facts, reloads);
+    notices(&mut page, config, facts, daemon);
     for table in
         [open(config, facts), ended(facts), held(facts), budgets(facts), rules(config, &facts.standings)]
     {
@@ -73,73 +68,6 @@ fn body(config: &Config, facts: &Facts, reloads: Reloads) -> String {
     page += "</p>\n<p><a href=\"/metrics\">Metrics</a> · <a href=\"/-/healthy\">Health</a> · \
              <a href=\"/-/ready\">Readiness</a></p>\n</footer>\n";
     page
-}
-
-/// What must be known before anything else.
-fn notices(page: &mut String, config: &Config, facts: &Facts, reloads: Reloads) {
-    for halt in &facts.halts {
-        notice(page, Tone::Bad, &halted(halt, facts.now_ms));
-    }
-    if let Some(loss) = &facts.loss {
-        let markup = format!(
-            "<strong>An earlier state was lost</strong> {}: {}. Until each window has passed since then, its limit \
-             counts as used up.",
-            time(loss.wall_ms, facts.now_ms),
-            text(&loss.why)
-        );
-        notice(page, Tone::Wait, &markup);
-    }
-    if !reloads.succeeded {
-        let markup = format!(
-            "<strong>The last reload was refused.</strong> The configuration read {} stays in force; {} says what is \
-             wrong with the new one.",
-            time(reloads.at_ms, facts.now_ms),
-            code("evenkeel-remediator check-config")
-        );
-        notice(page, Tone::Bad, &markup);
-    }
-    let (waiting, escalated): (u64, u64) =
-        facts.standings.iter().fold((0, 0), |sum, rule| (sum.0 + rule.awaiting, sum.1 + rule.escalated));
-    if waiting > 0 {
-        notice(page, Tone::Wait, &format!("<strong>Waiting for approval: {waiting}.</strong>"));
-    }
-    if escalated > 0 {
-        let targets = if escalated == 1 { "one target is" } else { &format!("{escalated} targets are") };
-        let markup = format!("<strong>A person is needed:</strong> {targets} not well after a repair.");
-        notice(page, Tone::Bad, &markup);
-    }
-    let read = if reloads.succeeded {
-        format!(" Configuration read {}.", time(reloads.at_ms, facts.now_ms))
-    } else {
-        String::new()
-    };
-    let markup = format!(
-        "Policy: mode <strong>{}</strong>, deletion <strong>{}</strong>; {} rules.{read}",
-        config.mode.as_str(),
-        config.deletion.as_str(),
-        config.rules.len(),
-    );
-    notice(page, Tone::Quiet, &markup);
-}
-
-fn halted(halt: &Halt, now_ms: i64) -> Cell {
-    let what = match halt.what {
-        HaltKind::Pause => format!("Paused by {}", text(&halt.author)),
-        HaltKind::Storm => "Storm: no service is touched".to_owned(),
-    };
-    let until = halt.left.map_or_else(
-        || "until somebody resumes".to_owned(),
-        |left| {
-            let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-            format!("until {}", time(now_ms.saturating_add(left), now_ms))
-        },
-    );
-    format!(
-        "<strong>{what}</strong>: {}. Since {}, {until}. {} ends it.",
-        text(&halt.reason),
-        time(halt.since_wall_ms, now_ms),
-        code("evenkeel-remediator resume")
-    )
 }
 
 fn open(config: &Config, facts: &Facts) -> Table {
@@ -160,16 +88,12 @@ fn open(config: &Config, facts: &Facts) -> Table {
 
 fn open_row(config: &Config, entry: &Entry, now_ms: i64) -> Vec<Cell> {
     let record = &entry.record;
-    let (tone, word) = match (record.phase, record.next_allowed_wall_ms) {
-        (Phase::Awaiting, _) => (Tone::Wait, "waits for approval"),
-        (Phase::Received, Some(_)) => (Tone::Wait, "held back"),
-        (Phase::Received, None) => (Tone::Quiet, "received"),
-        (Phase::Reserved, _) => (Tone::Quiet, "about to act"),
-        (Phase::Running, _) => (Tone::Good, "acting"),
-        (Phase::Verifying, _) => (Tone::Good, "verifying"),
-        (Phase::Ended, _) => (Tone::Quiet, "ended"),
+    let tone = match (record.phase, record.next_allowed_wall_ms) {
+        (Phase::Awaiting, _) | (Phase::Received, Some(_)) => Tone::Wait,
+        (Phase::Running | Phase::Verifying, _) => Tone::Good,
+        (Phase::Received | Phase::Reserved | Phase::Ended, _) => Tone::Quiet,
     };
-    let mut stands = mark(tone, word);
+    let mut stands = mark(tone, history::standing(record));
     stands += &why(record.reason.as_deref(), record.detail.as_deref());
     let next = match (entry.asked_ms, record.next_allowed_wall_ms) {
         (Some(asked), _) => {
@@ -188,7 +112,7 @@ fn open_row(config: &Config, entry: &Entry, now_ms: i64) -> Vec<Cell> {
         what(entry),
         stands,
         time(record.received_wall_ms, now_ms),
-        record.before.as_ref().map(|seen| text(&seen.summary())).unwrap_or_default(),
+        record.before.as_ref().map_or_else(|| dim("not looked at yet"), |seen| text(&seen.summary())),
         steps(&entry.steps),
         next,
     ]
@@ -267,7 +191,7 @@ fn seen(before: Option<&Observation>, after: Option<&Observation>) -> Cell {
         (Some(before), Some(after)) if before != after => {
             format!("before: {}<br>after: {}", text(&before), text(&after))
         }
-        (before, after) => after.or(before).map(|seen| text(&seen)).unwrap_or_default(),
+        (before, after) => after.or(before).map_or_else(|| dim("not known"), |seen| text(&seen)),
     }
 }
 
@@ -299,11 +223,6 @@ fn step(step: &StepRecord) -> Cell {
         markup += &format!("<br>{}", code(&step.plan));
     }
     markup
-}
-
-fn signed(bytes: i64) -> String {
-    let sign = if bytes < 0 { "−" } else { "" };
-    format!("{sign}{}", format_bytes(bytes.unsigned_abs()))
 }
 
 fn held(facts: &Facts) -> Table {

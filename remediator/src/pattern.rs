@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// No path is longer, and no name: a longer text is neither a pattern nor fits one. In bytes.
@@ -11,8 +12,9 @@ const LONGEST: usize = 4096;
 const MOST_STARS: usize = 16;
 
 /// One pattern of an allow-list or the deny-list.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String", extend("minLength" = 1))]
 pub struct Pattern {
     text: String,
     regex: Regex,

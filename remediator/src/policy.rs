@@ -4,12 +4,13 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use evenkeel_host::config::PromDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pattern::Pattern;
 
 /// What an action costs when it is wrong. It belongs to the action and its parameters, not to what a user says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Class {
     /// Observes only.
     S0,
@@ -38,6 +39,17 @@ impl Class {
         }
     }
 
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::S0 => "steps that only observe",
+            Self::S1 => "steps without impact",
+            Self::S2 => "steps that interrupt a service",
+            Self::D1 => "steps that delete cache",
+            Self::D2 => "steps that delete data",
+        }
+    }
+
     /// Whether an action of this class changes the host, and so is reserved, limited and verified.
     pub fn acts(self) -> bool {
         self > Self::S0
@@ -45,7 +57,7 @@ impl Class {
 }
 
 /// How far a rule may go by itself. The rule's mode is never above the policy's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Says exactly what it would do, and does nothing.
@@ -69,7 +81,7 @@ impl Mode {
 }
 
 /// What may be deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Deletion {
     /// Nothing.
@@ -102,8 +114,15 @@ impl Deletion {
 }
 
 /// `3/6h`: at most 3 starts in any (t − 6 h, t].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(
+    with = "String",
+    extend(
+        "pattern" = r"^\s*[1-9][0-9]*\s*/\s*([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?\s*$",
+        "examples" = ["1/15m", "3/6h", "5/24h"]
+    )
+)]
 pub struct Limit {
     /// Most starts.
     pub count: u32,

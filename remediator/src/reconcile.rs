@@ -98,14 +98,9 @@ impl Reconciler {
     async fn watch_the_exporter(&mut self) -> Result<(), Error> {
         let config = Arc::clone(&self.live.borrow());
         let seen = prometheus::exporter(&config, &self.walker.metrics).await;
-        self.walker.metrics.exporter(match seen {
-            Some(Exporter::Up) => Some(true),
-            Some(Exporter::Down | Exporter::Absent) => Some(false),
-            Some(Exporter::Unknown) | None => None,
-        });
+        self.walker.metrics.exporter(seen);
         let why = match seen {
-            Some(Exporter::Down) => "Prometheus cannot scrape this host's exporter",
-            Some(Exporter::Absent) => "Prometheus has no exporter of this host among its targets",
+            Some(blind @ (Exporter::Down | Exporter::Absent)) => blind.words(),
             Some(Exporter::Unknown) => return Ok(()),
             Some(Exporter::Up) | None => {
                 self.blind = 0;

@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config::Config,
     control::{Control, Reloader},
+    daemon::Sources,
     journal::Journal,
     metrics::Metrics,
     notify::{Notifier, Post, PostOffice},
@@ -70,6 +71,9 @@ pub async fn run(
         metrics.clone(),
         stop.clone(),
     ));
+    let started = clock.now();
+    let sources =
+        Sources { started: started.clone(), metrics: metrics.clone(), standing: journal.standing() };
     let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
         .under(config);
     let bell = Bell::default();
@@ -80,7 +84,7 @@ pub async fn run(
         metrics: metrics.clone(),
         pace: PACE,
         settle: SETTLE,
-        started: Some(clock.now()),
+        started: Some(started),
         stop: stop.clone(),
     };
     tasks.spawn(Reconciler::new(walker.clone(), live.clone(), bell.clone()).run());
@@ -92,6 +96,7 @@ pub async fn run(
         clock: clock.clone(),
         bell: bell.clone(),
         reloader,
+        sources,
     };
     tasks.spawn(take_orders(control.clone(), stop.clone()));
     tasks.spawn(heed_hangups(hangups, control.clone(), stop.clone()));

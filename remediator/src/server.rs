@@ -267,11 +267,7 @@ impl Server {
             reply::text(StatusCode::INTERNAL_SERVER_ERROR, "the state cannot be read: the log says why\n")
         };
         match read.await {
-            Ok(Ok(facts)) => {
-                let (succeeded, seconds) = self.metrics.reloads();
-                let reloads = page::Reloads { succeeded, at_ms: seconds.saturating_mul(1000) };
-                page::respond(&config, &facts, reloads)
-            }
+            Ok(Ok(facts)) => page::respond(&config, &facts, &self.control.sources.now()),
             Ok(Err(error)) => unread(&error),
             Err(error) => unread(&error),
         }

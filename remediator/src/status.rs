@@ -1,97 +1,163 @@
-//! `status` and `history`: what the journal holds, for people and as JSON lines. Read-only, also while the daemon runs.
+//! `status`: how the daemon itself stands, what is open, what was done last, what the limits leave and who is needed.
+//! Read-only, also while the daemon runs, and where it does not.
 
-use std::{collections::BTreeMap, io::Write};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use anyhow::Context;
-use evenkeel_host::config::{PromDuration, format_bytes};
-use serde::Serialize;
+use evenkeel_host::config::PromDuration;
 
 use crate::{
     admission::{self, Breaker, Scope},
+    api::Asked,
     clock::{Clock, Moment, rfc3339},
-    config::Config,
-    journal::{HaltKind, Phase, Reader, Record, StepRecord},
+    config::{self, Config},
+    daemon::Daemon,
+    history::{named, open, standing_and_why, when},
+    journal::{HaltKind, Phase, Reader, Record},
     policy::Class,
-    text::shell_word,
+    text::{printable, shell_word},
 };
 
-/// What is open, what was done last, and what the limits leave.
+/// Remediations that are shown as the last ones.
+const LAST: u32 = 10;
+/// Open ones that are shown; the others are counted.
+const OPEN: u32 = 50;
+/// A column is no wider, however long a name is, in characters.
+const WIDEST: usize = 48;
+
+/// What is open, what was done last, and what the limits leave; `daemon` as it answered, or why it did not.
 ///
 /// # Errors
 /// When there is no state or it cannot be read.
-pub fn status(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    let reader = open(config)?;
-    let clock = Clock::default();
-    let now = reader.on_timeline(&clock.now())?;
+pub fn status(
+    config: &Config,
+    daemon: &anyhow::Result<Daemon>,
+    clock: &Clock,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    write(config, &open(config)?, daemon, clock, out)
+}
+
+/// The same of a state that has been opened.
+pub(crate) fn write(
+    config: &Config,
+    reader: &Reader,
+    daemon: &anyhow::Result<Daemon>,
+    clock: &Clock,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let wall = clock.now();
+    let now = reader.on_timeline(&wall)?;
     writeln!(
         out,
-        "host {}, mode {}, deletion {}, {} rules",
+        "host {}, mode {}, deletion {}, {} rules\n",
         config.hosts.join(", "),
         config.mode.as_str(),
         config.deletion.as_str(),
         config.rules.len()
     )?;
-    state(config, &reader, out)?;
-    halts(&reader, &now, out)?;
-    let open = reader.open_remediations()?;
-    writeln!(out, "\nopen: {}", if open.is_empty() { "none".to_owned() } else { open.len().to_string() })?;
-    for remediation in &open {
-        writeln!(out, "  {}", line(remediation))?;
-        if remediation.phase == Phase::Awaiting {
-            let id = remediation.id;
-            writeln!(
-                out,
-                "      evenkeel-remediator approve {id}, or reject {id}; explain says what it would do"
-            )?;
+    running(config, daemon, &wall, out)?;
+    state(config, daemon, reader, out)?;
+    halts(reader, &now, &wall, out)?;
+    remediations(reader, out)?;
+    limits(config, reader, &now, &wall, out)?;
+    needed(config, reader, &now, out)
+}
+
+/// One thing that is known of the daemon, or that nobody knows it.
+fn fact(name: &str, text: &str, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "  {name:<15}{text}")
+}
+
+/// What only the daemon knows.
+fn running(
+    config: &Config,
+    daemon: &anyhow::Result<Daemon>,
+    now: &Moment,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let daemon = match daemon {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            fact("daemon", &format!("not known: {}", printable(&format!("{error:#}"))), out)?;
+            return Ok(());
         }
-    }
-    writeln!(out, "\nlast:")?;
-    let recent = reader.newest_ended(10)?;
-    if recent.is_empty() {
-        writeln!(out, "  none yet")?;
-    }
-    for remediation in &recent {
-        writeln!(out, "  {}", line(remediation))?;
-    }
-    writeln!(out, "\nlimits of this host (used of admitted):")?;
-    for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
-        let budget = reader.budget(&Scope::Class(class), config.limits.class(class))?;
-        let used = budget.used(&now);
-        if !used.is_empty() {
-            let windows: Vec<String> = used
-                .iter()
-                .map(|(limit, used)| {
-                    format!("{used} of {} in {}", limit.count, PromDuration::new(limit.window))
-                })
-                .collect();
-            let full = admission::limits(&[budget], &now).err().map_or_else(String::new, |refusal| {
-                format!("; the next one {}", rfc3339(clock.now().wall_after(refusal.wait)))
-            });
-            writeln!(out, "  {}  {}{full}", class.as_str(), windows.join(", "))?;
-        }
-    }
-    for rule in &config.rules {
-        for (kind, target, state) in reader.breakers(&rule.name, &rule.restraint, &now)? {
-            if state != Breaker::Closed {
-                let ack = format!("evenkeel-remediator ack {} {}", rule.name, shell_word(&target));
-                let means = match state {
-                    Breaker::Open => format!("open, the tries did not help; after a look: {ack}"),
-                    _ => "half open, one try is admitted and decides".to_owned(),
-                };
-                writeln!(out, "\nbreaker of {} on {kind} {target}: {means}", rule.name)?;
-            }
+    };
+    let since = rfc3339(daemon.started.wall_ms);
+    let up = PromDuration::new(Duration::from_secs(daemon.started.age(now).as_secs()));
+    let (version, revision) = (printable(&daemon.version), printable(&daemon.revision));
+    fact("daemon", &format!("runs since {since} ({up}), version {version}, revision {revision}"), out)?;
+    let read = format!("read {}", rfc3339(daemon.reload.at_ms));
+    let configuration = if !daemon.reload.succeeded {
+        format!("{read}; the last reload was refused, evenkeel-remediator check-config says why")
+    } else if changed_since(&config.path, daemon.reload.at_ms) {
+        format!("{read}; changed since then, evenkeel-remediator reload puts it in force")
+    } else {
+        read
+    };
+    fact("configuration", &configuration, out)?;
+    let exporter = match (&config.prometheus, daemon.exporter) {
+        (None, _) => "not known whether it is scraped: no `prometheus` in the configuration",
+        (Some(_), None) => "not known yet whether it is scraped",
+        (Some(_), Some(seen)) => seen.words(),
+    };
+    fact("exporter", exporter, out)?;
+    for (name, is_configured, asked) in [
+        ("Prometheus", config.prometheus.is_some(), &daemon.prometheus),
+        ("Alertmanager", config.alertmanager.is_some(), &daemon.alertmanager),
+    ] {
+        if is_configured {
+            fact(name, &answered(asked.as_ref()), out)?;
         }
     }
     Ok(())
 }
 
+/// How a server answered last.
+fn answered(asked: Option<&Asked>) -> String {
+    let Some(asked) = asked else { return "not asked yet".to_owned() };
+    match (&asked.fault, asked.answered_ms) {
+        (None, _) => format!("answered {}", rfc3339(asked.at_ms)),
+        (Some(why), answered) => {
+            let answered = answered
+                .map_or_else(|| "no answer so far".to_owned(), |at| format!("last answer {}", rfc3339(at)));
+            format!("DOES NOT ANSWER: {}, {}; {answered}", printable(why), rfc3339(asked.at_ms))
+        }
+    }
+}
+
+/// Whether a file of the configuration is younger than that.
+fn changed_since(path: &Path, read_ms: i64) -> bool {
+    let modified_ms = |path: &Path| {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        i64::try_from(modified.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+    };
+    let fragments = config::fragments_folder(path);
+    let files = fs::read_dir(&fragments).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "yml"));
+    let mut all = files.chain([fragments.clone(), path.to_owned()]);
+    // What the daemon tells is in whole seconds.
+    all.any(|path| modified_ms(&path).is_some_and(|modified| modified >= read_ms.saturating_add(1000)))
+}
+
 /// What is wrong with the state itself.
-fn state(config: &Config, reader: &Reader, out: &mut impl Write) -> anyhow::Result<()> {
+fn state(
+    config: &Config,
+    daemon: &anyhow::Result<Daemon>,
+    reader: &Reader,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let places = config.places();
     if places.in_use() != places.dir {
+        let why = daemon.as_ref().ok().and_then(|daemon| daemon.state_degraded.as_deref());
+        let why = why.map_or_else(String::new, |why| format!(" ({})", printable(why)));
         writeln!(
             out,
-            "STATE DEGRADED: {} cannot be written; until the next start that can, the state lies in {} and is gone with a reboot",
+            "\nSTATE DEGRADED: {} cannot be written{why}; until the next start that can, the state lies in {} and is gone with a reboot",
             places.dir.display(),
             places.in_use().display()
         )?;
@@ -99,162 +165,143 @@ fn state(config: &Config, reader: &Reader, out: &mut impl Write) -> anyhow::Resu
     if let Some(loss) = reader.loss()? {
         writeln!(
             out,
-            "the state was lost {}: {}; until each window has passed since, its limit counts as used up",
+            "\nthe state was lost {}: {}; until each window has passed since, its limit counts as used up",
             rfc3339(loss.wall_ms),
-            loss.why
+            printable(&loss.why)
         )?;
     }
     Ok(())
 }
 
 /// Why nothing is begun, where that is so.
-pub(crate) fn halts(reader: &Reader, now: &Moment, out: &mut impl Write) -> anyhow::Result<()> {
+fn halts(reader: &Reader, now: &Moment, wall: &Moment, out: &mut impl Write) -> anyhow::Result<()> {
     for halt in reader.halts(now)? {
         let what = match halt.what {
-            HaltKind::Pause => format!("PAUSED by {}", halt.author),
-            HaltKind::Storm => "STORM".to_owned(),
+            HaltKind::Pause => format!("PAUSED by {}", printable(&halt.author)),
+            HaltKind::Storm => "STORM: no service is touched".to_owned(),
         };
         let until = halt.left.map_or_else(
             || "until somebody resumes".to_owned(),
-            |left| format!("until {}", rfc3339(Clock::default().now().wall_after(left))),
+            |left| format!("until {}", rfc3339(wall.wall_after(left))),
         );
-        writeln!(out, "{what} since {}, {until}: {}", rfc3339(halt.since_wall_ms), halt.reason)?;
+        let (since, reason) = (rfc3339(halt.since_wall_ms), printable(&halt.reason));
+        writeln!(out, "\n{what} since {since}, {until}: {reason}\n  evenkeel-remediator resume ends it")?;
     }
     Ok(())
 }
 
-/// The remediations, newest first.
-///
-/// # Errors
-/// When there is no state or it cannot be read.
-pub fn history(
-    config: &Config,
-    rule: Option<&str>,
-    target: Option<&str>,
-    limit: u32,
-    json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let reader = open(config)?;
-    for remediation in reader.recent(rule, target, limit)? {
-        let steps = reader.steps(remediation.id)?;
-        if json {
-            let events = reader.events(remediation.id)?;
-            serde_json::to_writer(&mut *out, &Full::new(&remediation, steps, events))?;
-            writeln!(out)?;
-        } else {
-            whole(&remediation, &steps, out)?;
+/// What is open and what was done last.
+fn remediations(reader: &Reader, out: &mut impl Write) -> anyhow::Result<()> {
+    let (count, _) = reader.queue()?;
+    let open = reader.oldest_open(OPEN)?;
+    writeln!(out, "\nopen: {}", if count == 0 { "none".to_owned() } else { count.to_string() })?;
+    for (remediation, line) in open.iter().zip(aligned(open.iter().map(columns).collect())) {
+        writeln!(out, "  {line}")?;
+        if remediation.phase == Phase::Awaiting {
+            let id = remediation.id;
+            writeln!(out, "      evenkeel-remediator approve {id}, or evenkeel-remediator reject {id}")?;
         }
+    }
+    let hidden = count.saturating_sub(u64::try_from(open.len()).unwrap_or(count));
+    if hidden > 0 {
+        writeln!(out, "  and {hidden} more")?;
+    }
+    let recent = reader.newest_ended(LAST)?;
+    writeln!(out, "\nlast:{}", if recent.is_empty() { " none yet" } else { "" })?;
+    for line in aligned(recent.iter().map(columns).collect()) {
+        writeln!(out, "  {line}")?;
     }
     Ok(())
-}
-
-/// One remediation with all that is known of it, times in RFC 3339.
-#[derive(Serialize)]
-struct Full<'a> {
-    #[serde(flatten)]
-    remediation: &'a Record,
-    steps: Vec<StepRecord>,
-    events: Vec<BTreeMap<&'static str, String>>,
-    received: String,
-    ended: Option<String>,
-    next_allowed: Option<String>,
-}
-
-impl<'a> Full<'a> {
-    fn new(remediation: &'a Record, steps: Vec<StepRecord>, events: Vec<(i64, String, String)>) -> Self {
-        let event = |(at, what, detail): (i64, String, String)| {
-            BTreeMap::from([("at", rfc3339(at)), ("what", what), ("detail", detail)])
-        };
-        Self {
-            remediation,
-            steps,
-            events: events.into_iter().map(event).collect(),
-            received: rfc3339(remediation.received_wall_ms),
-            ended: remediation.ended_wall_ms.map(rfc3339),
-            next_allowed: remediation.next_allowed_wall_ms.map(rfc3339),
-        }
-    }
-}
-
-/// Opens the state for reading.
-fn open(config: &Config) -> anyhow::Result<Reader> {
-    Reader::open(config.places().in_use()).with_context(|| {
-        format!(
-            "cannot read the state in {}; has evenkeel-remediator been started with this state.dir?",
-            config.state_dir.display()
-        )
-    })
 }
 
 /// A remediation in one line.
-pub(crate) fn line(remediation: &Record) -> String {
-    let ended = remediation.ended_wall_ms.map_or_else(|| "now".to_owned(), rfc3339);
-    let standing = match remediation.outcome {
-        Some(outcome) => outcome.as_str(),
-        None if remediation.next_allowed_wall_ms.is_some() => "waiting",
-        None => remediation.phase.as_str(),
-    };
-    let mut text = format!(
-        "#{} {ended}  {} {} {}  {standing}",
-        remediation.id, remediation.rule, remediation.kind, remediation.target
-    );
-    if let Some(reason) = remediation.reason.as_deref().filter(|reason| !reason.is_empty()) {
-        text += &format!(" ({reason})");
-    }
+fn columns(remediation: &Record) -> Vec<String> {
+    let mut stands = standing_and_why(remediation);
     if let Some(next) = remediation.next_allowed_wall_ms {
-        text += &format!(", next allowed {}", rfc3339(next));
+        stands += &format!(", not before {}", rfc3339(next));
     }
-    text
+    vec![
+        format!("#{}", remediation.id),
+        when(remediation),
+        printable(&remediation.rule),
+        named(&remediation.kind, &remediation.target),
+        stands,
+    ]
 }
 
-/// A remediation with its evidence.
-pub(crate) fn whole(remediation: &Record, steps: &[StepRecord], out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "{}", line(remediation))?;
-    let deliveries = match remediation.deliveries {
-        // Taken up again after an earlier remediation of the same need.
-        0 => format!("without a new alert, the last {}", rfc3339(remediation.last_seen_wall_ms)),
-        1 => "one alert".to_owned(),
-        n => format!("{n} alerts, the last {}", rfc3339(remediation.last_seen_wall_ms)),
+/// Lines of columns below each other.
+fn aligned(rows: Vec<Vec<String>>) -> Vec<String> {
+    let width = |column: usize| {
+        let widths = rows.iter().filter_map(|row| Some(row.get(column)?.chars().count()));
+        widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
     };
-    writeln!(out, "    received {}, {deliveries}", rfc3339(remediation.received_wall_ms))?;
-    for (what, author) in
-        [("decided by", &remediation.decided_by), ("acknowledged by", &remediation.acked_by)]
-    {
-        if let Some(author) = author {
-            writeln!(out, "    {what} {author}")?;
-        }
-    }
-    if let Some(resolved) = remediation.resolved_wall_ms {
-        writeln!(out, "    the alert said resolved {}", rfc3339(resolved))?;
-    }
-    for (when, seen) in [("before", &remediation.before), ("after ", &remediation.after)] {
-        if let Some(seen) = seen {
-            writeln!(out, "    {when}  {}", seen.summary())?;
-        }
-    }
-    for step in steps {
-        write!(out, "    {} [{}] {}", step.action, step.class.as_str(), step.state.as_str())?;
-        if let Some(reason) = &step.reason {
-            write!(out, " ({reason})")?;
-        }
-        if let Some(detail) = step.detail.as_deref().filter(|detail| !detail.is_empty()) {
-            write!(out, ": {detail}")?;
-        }
-        writeln!(out)?;
-        writeln!(out, "        {}", step.plan)?;
-        if let Some(freed) = step.measured_freed_bytes {
-            let claimed = step.claimed_freed_bytes.map_or_else(|| "nothing".to_owned(), bytes);
-            writeln!(out, "        freed {} by the filesystem, the API claims {claimed}", bytes(freed))?;
-        }
-    }
-    if let Some(detail) = remediation.detail.as_deref().filter(|detail| !detail.is_empty()) {
-        writeln!(out, "    {detail}")?;
-    }
-    writeln!(out)
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
-fn bytes(count: i64) -> String {
-    let sign = if count < 0 { "−" } else { "" };
-    format!("{sign}{}", format_bytes(count.unsigned_abs()))
+/// What the windows of the whole host still admit.
+fn limits(
+    config: &Config,
+    reader: &Reader,
+    now: &Moment,
+    wall: &Moment,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let classes = [Class::S1, Class::S2, Class::D1, Class::D2].map(|class| {
+        (format!("{} {}", class.as_str(), class.words()), Scope::Class(class), config.limits.class(class))
+    });
+    let host = ("everything".to_owned(), Scope::Host, config.limits.host.as_slice());
+    let mut rows = Vec::new();
+    for (name, scope, limits) in classes.into_iter().chain([host]) {
+        let budget = reader.budget(&scope, limits)?;
+        let used = budget.used(now);
+        if used.is_empty() {
+            continue;
+        }
+        let windows: Vec<String> = used
+            .iter()
+            .map(|(limit, used)| format!("{used} of {} in {}", limit.count, PromDuration::new(limit.window)))
+            .collect();
+        let full = admission::limits(&[budget], now).err().map_or_else(String::new, |refusal| {
+            format!("; the next one {}", rfc3339(wall.wall_after(refusal.wait)))
+        });
+        rows.push(vec![name, format!("{}{full}", windows.join(", "))]);
+    }
+    writeln!(out, "\nlimits of this host (used of admitted):{}", if rows.is_empty() { " none" } else { "" })?;
+    for line in aligned(rows) {
+        writeln!(out, "  {line}")?;
+    }
+    Ok(())
+}
+
+/// Where a person is needed, and what to type.
+fn needed(config: &Config, reader: &Reader, now: &Moment, out: &mut impl Write) -> anyhow::Result<()> {
+    for rule in &config.rules {
+        let escalated = reader.rule_facts(&rule.name)?.escalated;
+        if escalated > 0 {
+            let targets =
+                if escalated == 1 { "one target is".to_owned() } else { format!("{escalated} targets are") };
+            writeln!(
+                out,
+                "\nA PERSON IS NEEDED: {targets} not well after a repair\n  evenkeel-remediator history --rule {} says what was tried",
+                rule.name
+            )?;
+        }
+        for (kind, target, state) in reader.breakers(&rule.name, &rule.restraint, now)? {
+            let ack = format!("evenkeel-remediator ack {} {}", rule.name, shell_word(&target));
+            let means = match state {
+                Breaker::Closed => continue,
+                Breaker::Open => {
+                    format!("open, the tries did not help\n  {ack} admits one more, after a look")
+                }
+                Breaker::HalfOpen => "half open, one try is admitted and decides".to_owned(),
+            };
+            writeln!(out, "\nbreaker of {} on {}: {means}", rule.name, named(&kind, &target))?;
+        }
+    }
+    Ok(())
 }

@@ -118,6 +118,15 @@ impl NoTarget {
             Self::NotAllowed => "target_not_allowed",
         }
     }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::LabelMissing => "the alert does not name it",
+            Self::NotAName => "nothing can have that name",
+            Self::NotAllowed => "it is not in `target.allow`",
+        }
+    }
 }
 
 impl Selector {

@@ -11,7 +11,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::Child,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::{Ran, command, remediator};
@@ -177,6 +177,58 @@ fn without_a_daemon_orders_say_so_and_looking_works() {
     let ran = remediator(folder.path(), &["--config.file", "r.yml", "resume"]);
     said(&ran, 1, "no remediator answers at");
     assert!(!Path::new(&path("state")).exists(), "an order made a state");
+}
+
+/// What only the daemon knows is asked over the control socket, and over nothing else.
+#[test]
+fn status_says_what_the_daemon_knows_of_itself() {
+    let mut daemon = Daemon::start();
+    let config = daemon.path("r.yml");
+    let written = |text: &str, seconds_ago: u64| {
+        fs::write(&config, text).unwrap();
+        let at = SystemTime::now() - Duration::from_secs(seconds_ago);
+        fs::File::options().append(true).open(&config).unwrap().set_modified(at).unwrap();
+    };
+    written(CONFIG, 60);
+    let status = daemon.order(&["status"]).stdout;
+    for line in [
+        "host vps1, mode auto, deletion cache, 1 rules\n",
+        "\n  daemon         runs since 20",
+        "\n  configuration  read 20",
+        "\n  exporter       not known whether it is scraped: no `prometheus` in the configuration\n",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert!(!status.contains("changed since then") && !status.contains("refused"), "{status}");
+    fs::File::options()
+        .append(true)
+        .open(&config)
+        .unwrap()
+        .set_modified(SystemTime::now() + PATIENCE)
+        .unwrap();
+    said(
+        &daemon.order(&["status"]),
+        0,
+        "; changed since then, evenkeel-remediator reload puts it in force\n",
+    );
+    // Good in itself, and nothing that a running process can change.
+    written(&CONFIG.replace("127.0.0.1:0", "127.0.0.1:1"), 60);
+    said(&daemon.order(&["reload"]), 1, "`server.listen` cannot be changed while it runs");
+    said(
+        &daemon.order(&["status"]),
+        0,
+        "the last reload was refused, evenkeel-remediator check-config says why",
+    );
+    said(
+        &daemon.order(&["explain", "disk-high", "/"]),
+        0,
+        "beware  the daemon goes by an older configuration",
+    );
+
+    assert_eq!(daemon.post("/api/v1/daemon", Some(WRITE_TOKEN), "").0, 404);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    said(&daemon.order(&["status"]), 0, "  daemon         not known: no remediator answers at ");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use evenkeel_remediator::{
     clock::Clock,
     config::{self, Config},
     control::{Control, Reloader},
+    daemon::Sources,
     journal::{Incoming, Journal, Labels, Reader},
     metrics::Metrics,
     serve,
@@ -105,12 +106,15 @@ impl Receiver {
         let journal = Journal::open(&config.state_dir).unwrap();
         let (clock, bell, metrics) = (Clock::default(), Bell::default(), Metrics::new(&config.rules));
         let (changes, live) = watch::channel(Arc::new(config));
+        let sources =
+            Sources { started: clock.now(), metrics: metrics.clone(), standing: journal.standing() };
         let control = Control {
             journal: journal.clone(),
             live: live.clone(),
             clock: clock.clone(),
             bell: bell.clone(),
             reloader: Arc::new(Reloader::new(changes, metrics.clone())),
+            sources,
         };
         let server = Server {
             live,

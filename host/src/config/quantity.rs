@@ -2,12 +2,24 @@
 
 use std::{fmt, marker::PhantomData, ops::Deref, str::FromStr, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A length of time in Prometheus' syntax: `30s`, `15m`, `1h30m`, `7d`, `2w`, `1y`, `100ms`, `0`.
 ///
 /// As there: units from the largest to the smallest, each once; a day has 24 hours, a year 365 days.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(
+    with = "String",
+    extend(
+        "type" = ["string", "integer"],
+        "minLength" = 1,
+        "pattern" = "^(0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$",
+        "minimum" = 0,
+        "maximum" = 0,
+        "examples" = ["30s", "15m", "1h30m", "7d"]
+    )
+)]
 pub struct PromDuration(Duration);
 
 /// Milliseconds of each unit, from the largest.
@@ -91,7 +103,11 @@ impl Serialize for PromDuration {
 }
 
 /// A part of a whole, written as a percentage: `85%` is 0.85.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, JsonSchema)]
+#[schemars(
+    with = "String",
+    extend("pattern" = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%$", "examples" = ["85%", "99.5%"])
+)]
 pub struct Ratio(f64);
 
 impl Ratio {
@@ -122,7 +138,16 @@ impl fmt::Display for Ratio {
 }
 
 /// An amount of memory or disk: `1GB` is 10⁹ bytes, `500MiB` is 500 × 2²⁰, a plain number is bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(
+    with = "String",
+    extend(
+        "type" = ["string", "integer"],
+        "pattern" = r"^([0-9]+|[0-9]+(\.[0-9]+)?\s*(PiB|PB|TiB|TB|GiB|GB|MiB|MB|KiB|kiB|kB|KB|B))$",
+        "minimum" = 0,
+        "examples" = ["1GB", "1.5GB", "500MiB"]
+    )
+)]
 pub struct Bytes(u64);
 
 /// Bytes of each unit, from the largest.

@@ -11,6 +11,7 @@ use evenkeel_host::{
     docker::{BuildCache, CacheRecord},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -25,8 +26,8 @@ use crate::{
 
 pub(super) const NAME: &str = "build_cache_prune";
 
-/// Parameters. It always deletes only what no running build uses.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Deletes build cache that no running build uses, only where it lies on the filesystem in need (class D1).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct BuildCachePrune {
     /// Only entries that no build has used for so long.

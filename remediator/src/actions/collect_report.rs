@@ -5,6 +5,7 @@ use std::{fmt::Write as _, fs, io::Write as _, os::unix::fs::OpenOptionsExt, pat
 use evenkeel_host::{config::format_bytes, docker::Object, journal};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -23,8 +24,9 @@ const SIZE_MAX: usize = 256 * 1024;
 /// Reports kept, newest first.
 const KEPT: usize = 200;
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Writes state and last log lines, or what fills the disk, to a file on the host (class S0). Taken before every
+/// repair, also where it is not named.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct CollectReport {
     /// Journal lines of a unit.
@@ -88,7 +90,7 @@ impl Action for CollectReport {
                 Kind::Filesystem => filesystem(job).await,
                 Kind::Host => docker(job).await,
             };
-            text.truncate(text.floor_char_boundary(SIZE_MAX));
+            cut(&mut text);
             let name = format!("{:08}-{}.txt", job.id, job.rule);
             let path = job.reports.join(&name);
             let dir = job.reports.clone();
@@ -98,6 +100,17 @@ impl Action for CollectReport {
             written.map_err(|error| Failure::Refused(format!("cannot write {}: {error}", path.display())))?;
             Ok(Done { detail: format!("report {}", path.display()), ..Done::default() })
         })
+    }
+}
+
+/// What a report says where it was cut.
+const CUT: &str = "\n… cut here: a report has 256 KiB at most\n";
+
+/// Cuts a report that is too long, and says so in it.
+fn cut(text: &mut String) {
+    if text.len() > SIZE_MAX {
+        text.truncate(text.floor_char_boundary(SIZE_MAX - CUT.len()));
+        text.push_str(CUT);
     }
 }
 
@@ -216,6 +229,23 @@ mod tests {
             write(dir.path(), &format!("{id:08}-r.txt"), "x").unwrap();
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT + 2);
+    }
+
+    #[test]
+    fn a_report_is_cut_at_a_whole_character_and_says_so() {
+        let long = |letter: &str| {
+            let mut text = letter.repeat(SIZE_MAX / letter.len() + 1);
+            cut(&mut text);
+            text
+        };
+        for letter in ["x", "ü", "✓", "🜨"] {
+            let text = long(letter);
+            assert!(text.len() <= SIZE_MAX && text.len() > SIZE_MAX - 8, "{letter}: {}", text.len());
+            assert!(text.ends_with(&format!("{letter}{CUT}")), "{letter}");
+        }
+        let mut whole = "x".repeat(SIZE_MAX);
+        cut(&mut whole);
+        assert_eq!(whole, "x".repeat(SIZE_MAX));
     }
 
     #[tokio::test]

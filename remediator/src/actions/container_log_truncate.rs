@@ -10,6 +10,7 @@ use std::{
 
 use evenkeel_host::config::{Bytes, format_bytes};
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -28,21 +29,24 @@ pub(super) const NAME: &str = "container_log_truncate";
 /// Less than this of a log is never left.
 const FLOOR: u64 = 8 * 1024 * 1024;
 
-/// Parameters, checked.
-#[derive(Debug, Clone, Deserialize)]
+/// Cuts the oldest part off containers' logs, in place (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Parameters")]
+#[schemars(with = "Parameters")]
 pub(super) struct ContainerLogTruncate {
     containers: Vec<Pattern>,
     keep_size: u64,
 }
 
-/// Parameters as written.
-#[derive(Debug, Clone, Deserialize)]
+/// Cuts the oldest part off containers' logs, in place (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
-    /// Whose logs.
+    /// Whose logs: names of containers, with * and ?.
+    #[schemars(extend("minItems" = 1))]
     containers: Vec<Pattern>,
-    /// So much of each stays, the newest.
+    /// So much of each stays, the newest; 8MiB at least.
+    #[schemars(extend("default" = "64MiB"))]
     keep_size: Option<Bytes>,
 }
 

@@ -10,6 +10,7 @@ use evenkeel_host::{
     docker::{Container, Object, State},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -29,19 +30,20 @@ pub(super) const NAME: &str = "container_prune";
 const MIN_AGE: Duration = Duration::from_secs(7 * 86_400);
 const SWARM: &str = "com.docker.swarm.service.id";
 
-/// Parameters, checked.
-#[derive(Debug, Clone, Deserialize)]
+/// Removes containers that have ended and carry the label; never their volumes (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Parameters")]
+#[schemars(with = "Parameters")]
 pub(super) struct ContainerPrune {
     min_age: PromDuration,
     label: String,
 }
 
-/// Parameters as written.
-#[derive(Debug, Clone, Deserialize)]
+/// Removes containers that have ended and carry the label; never their volumes (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Parameters {
-    /// Only such as ended so long ago.
+    /// Only such as ended so long ago; 7d at least.
     min_age: PromDuration,
     /// The label that must be `true` on the container.
     label: String,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bollard::query_parameters::RestartContainerOptionsBuilder;
 use evenkeel_host::{config::PromDuration, docker::State};
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission, engine};
@@ -20,8 +21,9 @@ pub(super) const NAME: &str = "container_restart";
 /// (docker-container-restart(1)).
 const STOP_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Parameters.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Restarts an unhealthy container (class S2). Not one whose healthcheck is broken, whose namespaces others use, or that
+/// is Swarm's.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ContainerRestart {
     /// How long the container may take to stop before it is killed; the engine's own setting when not given.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use evenkeel_host::docker::{Container as Inspected, State};
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -21,8 +22,8 @@ use crate::{
 
 pub(super) const NAME: &str = "container_start";
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Starts a container that ended in failure and carries the label (class S2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ContainerStart {
     /// The label that must be `true` on the container.

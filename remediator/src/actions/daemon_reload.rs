@@ -7,6 +7,7 @@ use std::{
 
 use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission, by_root, unit_job::call_failure};
@@ -20,8 +21,8 @@ use crate::{
 
 pub(super) const NAME: &str = "daemon_reload";
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Has systemd read unit files that changed on disk (class S1).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DaemonReload {
     /// How long the unit's files must have been left alone: a deployment that is under way leaves halves.

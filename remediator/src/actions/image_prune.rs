@@ -17,6 +17,7 @@ use evenkeel_host::{
     docker::{Image, Object},
 };
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::selection::{Keep, Selection};
@@ -38,9 +39,10 @@ const AT_ONCE: usize = 8;
 /// Names that are told of what was deleted.
 const TOLD: usize = 10;
 
-/// Parameters, checked.
-#[derive(Debug, Clone, Deserialize)]
+/// Deletes images without a name (class D1), or with `unused` also those that no container uses (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Parameters")]
+#[schemars(with = "Parameters")]
 pub(super) enum ImagePrune {
     /// Images without a name.
     Dangling {
@@ -51,8 +53,8 @@ pub(super) enum ImagePrune {
     Unused(Keep),
 }
 
-/// Parameters as written.
-#[derive(Debug, Clone, Deserialize)]
+/// Deletes images without a name (class D1), or with `unused` also those that no container uses (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
     /// Also images that have a name, where no container uses them.

@@ -13,6 +13,7 @@ use evenkeel_host::{
     systemd::machine_id,
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use zbus::Variant;
 
@@ -40,21 +41,22 @@ const JOURNALS: &str = "/var/log/journal";
 const UNIT: &str = "evenkeel-journalctl.service";
 const PROGRAM: &str = "/bin/journalctl";
 
-/// Parameters, checked.
-#[derive(Debug, Clone, Deserialize)]
+/// Deletes old files of systemd's journal (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Parameters")]
+#[schemars(with = "Parameters")]
 pub(super) struct JournalVacuum {
     keep_size: Option<u64>,
     keep_time: Option<PromDuration>,
 }
 
-/// Parameters as written.
-#[derive(Debug, Clone, Deserialize)]
+/// Deletes old files of systemd's journal (class D2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
-    /// What is beyond this size goes, the oldest first.
+    /// What is beyond this size goes, the oldest first; 8MiB at least.
     keep_size: Option<Bytes>,
-    /// What is older goes.
+    /// What is older goes; 1d at least.
     keep_time: Option<PromDuration>,
 }
 

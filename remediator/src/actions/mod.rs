@@ -24,10 +24,11 @@ mod unit_restart;
 mod unit_start;
 mod unit_stop;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 pub use permission::Permission;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{
@@ -35,6 +36,8 @@ use serde::{
         value::{self, MapDeserializer, StrDeserializer},
     },
 };
+
+use serde_json::{Map, Value};
 
 use crate::{
     fullness::Marks,
@@ -256,13 +259,13 @@ impl<'de> Visitor<'de> for StepVisitor {
 
 /// Where an action's parameters come from.
 trait Parameters<E> {
-    fn read<T: DeserializeOwned>(self) -> Result<T, E>;
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Result<T, E>;
 }
 
 struct NoParameters;
 
 impl<E: serde::de::Error> Parameters<E> for NoParameters {
-    fn read<T: DeserializeOwned>(self) -> Result<T, E> {
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Result<T, E> {
         let none = std::iter::empty::<(StrDeserializer<'_, E>, StrDeserializer<'_, E>)>();
         T::deserialize(MapDeserializer::new(none))
     }
@@ -271,8 +274,53 @@ impl<E: serde::de::Error> Parameters<E> for NoParameters {
 struct MapParameters<'a, A>(&'a mut A);
 
 impl<'de, A: MapAccess<'de>> Parameters<A::Error> for MapParameters<'_, A> {
-    fn read<T: DeserializeOwned>(self) -> Result<T, A::Error> {
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Result<T, A::Error> {
         self.0.next_value()
+    }
+}
+
+/// An action's name, or a map of one name to its parameters.
+impl JsonSchema for Step {
+    fn schema_name() -> Cow<'static, str> {
+        "Step".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (mut bare, mut with_parameters) = (Vec::new(), Map::new());
+        for name in NAMES {
+            let mut schema = None;
+            // Only what the parameters are is wanted here; there are none to make an action of.
+            drop(parse::<value::Error>(name, Described { generator: &mut *generator, schema: &mut schema }));
+            with_parameters.extend(schema.map(|schema| ((*name).to_owned(), schema)));
+            if parse::<value::Error>(name, NoParameters).is_ok() {
+                bare.push(*name);
+            }
+        }
+        json_schema!({
+            "oneOf": [
+                {"type": "string", "enum": bare},
+                {
+                    "type": "object",
+                    "properties": with_parameters,
+                    "additionalProperties": false,
+                    "minProperties": 1,
+                    "maxProperties": 1
+                }
+            ]
+        })
+    }
+}
+
+/// Takes down what an action's parameters are, and gives none.
+struct Described<'a> {
+    generator: &'a mut SchemaGenerator,
+    schema: &'a mut Option<Value>,
+}
+
+impl<E: serde::de::Error> Parameters<E> for Described<'_> {
+    fn read<T: DeserializeOwned + JsonSchema>(self) -> Result<T, E> {
+        *self.schema = Some(self.generator.subschema_for::<T>().to_value());
+        Err(E::custom("there are no parameters here"))
     }
 }
 

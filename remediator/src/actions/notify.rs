@@ -1,6 +1,7 @@
 //! Tells the configured receivers about the alert, as a step of its own: for rules that only observe.
 
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission};
@@ -13,8 +14,8 @@ use crate::{
 
 pub(super) const NAME: &str = "notify";
 
-/// No parameters.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Tells every receiver under `notify` of the alert (class S0).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Notify {}
 

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 
 use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -24,20 +25,24 @@ pub(super) const NAME: &str = "run_unit";
 /// Longest name of an action of one's own.
 const NAME_MAX: usize = 64;
 
-/// Parameters, checked.
-#[derive(Debug, Clone, Deserialize)]
+/// Starts the root-owned template unit `evenkeel-action-NAME@.service` for the target: the way to run something of your
+/// own.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Parameters")]
+#[schemars(with = "Parameters")]
 pub(super) struct RunUnit {
     name: String,
     class: Class,
     timeout: PromDuration,
 }
 
-/// Parameters as written.
-#[derive(Debug, Clone, Deserialize)]
+/// Starts the root-owned template unit `evenkeel-action-NAME@.service` for the target: the way to run something of your
+/// own.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
     /// NAME in `evenkeel-action-NAME@.service`.
+    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
     name: String,
     /// What it costs when it is wrong: S2, D1 or D2.
     #[serde(default = "at_least")]

@@ -2,6 +2,7 @@
 //! of a service that should run.
 
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Action, Check, Done, Failure, Job, Permission, unit_job::call_failure};
@@ -14,8 +15,8 @@ use crate::{
 
 pub(super) const NAME: &str = "unit_reset_failed";
 
-/// No parameters.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Clears a failed state (class S1).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UnitResetFailed {}
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -19,20 +20,22 @@ use crate::{
 
 pub(super) const NAME: &str = "unit_restart";
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Restarts a failed unit over D-Bus and waits for the job (class S2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct UnitRestart {
     /// Which states of the unit a restart is for.
+    #[schemars(extend("default" = ["failed"]))]
     only_if: Vec<UnitState>,
     /// Whether systemd's start counter is cleared first, so that its start limit does not refuse the restart.
+    #[schemars(extend("default" = "never"))]
     reset_failed: ResetFailed,
     /// How long the job may take.
     timeout: PromDuration,
 }
 
 /// States that a restart may be for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum UnitState {
     /// It ended in failure and stays so.
@@ -42,7 +45,7 @@ enum UnitState {
 }
 
 /// Whether systemd's start counter is cleared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ResetFailed {
     /// Once, before the restart.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -19,8 +20,8 @@ use crate::{
 
 pub(super) const NAME: &str = "unit_start";
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Starts a unit that is down (class S2). Not one that nothing enables, nor a oneshot that ended well.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct UnitStart {
     /// How long the job may take.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evenkeel_host::config::PromDuration;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -19,8 +20,8 @@ use crate::{
 
 pub(super) const NAME: &str = "unit_stop";
 
-/// Parameters.
-#[derive(Debug, Clone, Deserialize)]
+/// Stops a unit (class S2). Not one whose socket or timer would start it again.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct UnitStop {
     /// How long the job may take.

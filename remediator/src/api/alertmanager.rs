@@ -118,6 +118,6 @@ async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder, metrics: &Me
         StatusCode::OK => serde_json::from_slice(&body).map_err(|_| Fault::Unreadable),
         status => Err(Fault::Status(status, String::new())),
     });
-    metrics.asked("alertmanager", read.as_ref().err().map(Fault::as_str));
+    metrics.asked("alertmanager", read.as_ref().err());
     read.inspect_err(|fault| tracing::warn!(%fault, "Alertmanager: going on without it")).ok()
 }

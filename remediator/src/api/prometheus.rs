@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Api, Fault, answer};
 use crate::{
@@ -39,7 +39,8 @@ pub struct Prometheus {
 }
 
 /// What Prometheus knows of this host's exporter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Exporter {
     /// It is scraped.
     Up,
@@ -49,6 +50,18 @@ pub enum Exporter {
     Absent,
     /// Prometheus does not say.
     Unknown,
+}
+
+impl Exporter {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Up => "Prometheus scrapes this host's exporter",
+            Self::Down => "Prometheus cannot scrape this host's exporter",
+            Self::Absent => "Prometheus has no exporter of this host among its targets",
+            Self::Unknown => "whether Prometheus scrapes this host's exporter is not known: it does not say",
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,7 +161,7 @@ async fn query(api: &Api, promql: &str, metrics: Option<&Metrics>) -> Result<Dat
         }
     });
     if let Some(metrics) = metrics {
-        metrics.asked("prometheus", read.as_ref().err().map(Fault::as_str));
+        metrics.asked("prometheus", read.as_ref().err());
     }
     read.inspect_err(|fault| tracing::warn!(%fault, "Prometheus: no answer to a question"))
 }

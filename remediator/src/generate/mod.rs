@@ -4,11 +4,13 @@
 mod alertmanager;
 mod haproxy;
 mod polkit;
+mod schema;
 
 use std::{collections::BTreeSet, io::Write};
 
 use clap::ValueEnum;
 
+pub use self::schema::schema;
 use crate::{actions::Permission, config::Config, pattern::Pattern, policy::Mode, rules::Rule};
 
 /// The user that the packaged unit runs the remediator as, and its group.
@@ -25,6 +27,8 @@ pub enum What {
     Haproxy,
     /// Alertmanager's routes, receiver and inhibition for the rules.
     Alertmanager,
+    /// The JSON Schema of the configuration file, for editors.
+    Schema,
 }
 
 /// Writes it.
@@ -36,6 +40,7 @@ pub fn write(what: What, config: &Config, out: &mut impl Write) -> anyhow::Resul
         What::Polkit => polkit::rule(config),
         What::Haproxy => haproxy::configuration(config),
         What::Alertmanager => alertmanager::configuration(config)?,
+        What::Schema => schema(),
     };
     Ok(out.write_all(text.as_bytes())?)
 }

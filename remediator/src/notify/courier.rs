@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_host::config::Secret;
 use hyper::StatusCode;
 use reqwest::{Client, redirect};
 use tokio::{
@@ -140,7 +139,7 @@ impl Courier {
 
     /// Tries one message; answers how long to wait when it is to be tried again.
     async fn handle(&self, letter: &Waiting) -> Result<Option<Duration>, Error> {
-        let receiver = host_of(&self.receiver.url);
+        let receiver = self.receiver.host();
         let failure = match self.send(&letter.body).await {
             Ok(()) => None,
             Err(Failure::Passing(error)) if letter.age < LETTERS_KEPT => {
@@ -194,12 +193,4 @@ impl Courier {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// The part of a URL that may be logged.
-fn host_of(url: &Secret) -> String {
-    reqwest::Url::parse(url.expose())
-        .ok()
-        .and_then(|url| url.host_str().map(str::to_owned))
-        .unwrap_or_default()
 }

@@ -69,6 +69,7 @@ fn respond(code: u16, location: Option<String>) -> Response {
 
 fn receiver(url: &str, on: &[On]) -> Receiver {
     Receiver {
+        form: Form::Webhook,
         url: Secret::new(url),
         bearer_token: Some(Secret::new("t0ken-of-the-receiver")),
         on: on.to_vec(),
@@ -191,6 +192,37 @@ async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn slack_gets_the_text_and_no_key_that_it_does_not_know() {
+    let (plain, slack) = (Fake::answering(&[200], None).await, Fake::answering(&[200], None).await);
+    let of_slack = Receiver { form: Form::Slack, bearer_token: None, ..receiver(&slack.url, &[On::All]) };
+    let receivers = vec![receiver(&plain.url, &[On::All]), of_slack];
+    let sent = send_all(receivers, &[notice(Outcome::Ineffective)]).await;
+    let (plain, slack) = (plain.got(), slack.got());
+    assert_eq!(slack[0].1, json!({"text": plain[0].1["text"]}));
+    assert!(
+        slack[0].1["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("*vps1: disk-high on filesystem /srv/it's; reboot: ")
+    );
+    assert!(slack[0].0.get(header::AUTHORIZATION).is_none());
+    assert_eq!(sent.count(Delivery::Delivered), 2);
+}
+
+/// Both forms to one address, as to a chat that reads either: each message once.
+#[tokio::test]
+async fn two_forms_at_one_address_are_two_receivers() {
+    let fake = Fake::answering(&[200], None).await;
+    let one = receiver(&fake.url, &[On::All]);
+    let other = Receiver { form: Form::Slack, ..one.clone() };
+    assert_ne!(one.key(), other.key());
+    drop(send_all(vec![one, other], &[notice(Outcome::Succeeded)]).await);
+    let got = fake.got();
+    let kinds: Vec<bool> = got.iter().map(|(_, body)| body.get("subject").is_some()).collect();
+    assert!(kinds == [true, false] || kinds == [false, true], "{got:?}");
 }
 
 #[tokio::test]

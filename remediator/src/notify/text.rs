@@ -193,7 +193,7 @@ mod tests {
         let limited = Notice {
             steps: Vec::new(),
             next_allowed_wall_ms: Some(NOW + 55 * MINUTE),
-            ..unit(ended(Outcome::Limited), "3 of 3 starts in scope rule_target used (3/1h)")
+            ..unit(ended(Outcome::Limited), "3 of 3 starts of this rule on this target used (3/1h)")
         };
         let asked = Notice {
             expires_wall_ms: Some(NOW + 30 * MINUTE),

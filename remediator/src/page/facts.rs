@@ -4,11 +4,11 @@ use crate::{
     admission::{self, Breaker, Refusal, Scope},
     clock::{Clock, Moment},
     config::Config,
+    history::named,
     journal::{Error, Halt, Loss, Phase, Reader, Record, StepRecord},
     outcome::Outcome,
     policy::{Class, Limit},
     rules::Rule,
-    target::Kind,
 };
 
 /// Open remediations shown; the others are counted.
@@ -133,13 +133,7 @@ impl Look<'_> {
         let limits = &self.config.limits;
         let mut budgets = Vec::new();
         for class in [Class::S1, Class::S2, Class::D1, Class::D2] {
-            let what = match class {
-                Class::S2 => "steps that interrupt a service",
-                Class::D1 => "steps that delete cache",
-                Class::D2 => "steps that delete data",
-                _ => "steps without impact",
-            };
-            let name = format!("{what} ({}), this host", class.as_str());
+            let name = format!("{} ({}), this host", class.words(), class.as_str());
             budgets.extend(self.used(name, &Scope::Class(class), limits.class(class))?);
         }
         budgets.extend(self.used("everything on this host".to_owned(), &Scope::Host, &limits.host)?);
@@ -208,9 +202,4 @@ impl Look<'_> {
         let wait = i64::try_from(refusal.wait.as_millis()).unwrap_or(i64::MAX);
         self.wall_ms.saturating_add(wait)
     }
-}
-
-/// `filesystem /`; the host as a whole has no name of its own.
-pub(super) fn named(kind: &str, target: &str) -> String {
-    if kind == Kind::Host.as_str() { "this host".to_owned() } else { format!("{kind} {target}") }
 }

@@ -32,6 +32,11 @@ pub(super) fn code(command: &str) -> Cell {
     format!("<code>{}</code>", text(command))
 }
 
+/// Words that matter less.
+pub(super) fn dim(words: &str) -> Cell {
+    format!("<span class=\"dim\">{}</span>", text(words))
+}
+
 /// A word with what it means, by a sign and a colour.
 pub(super) fn mark(tone: Tone, word: &str) -> Cell {
     let (class, sign) = match tone {

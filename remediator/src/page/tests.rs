@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use super::*;
 use crate::{
     admission::{Reason, Refusal},
+    api::{Asked, prometheus::Exporter},
+    clock::Moment,
     config::tests::config,
-    journal::{Loss, Record},
+    daemon::Reload,
+    journal::{Halt, HaltKind, Loss, Record},
     observe::{Container, Filesystem, Unit},
     policy::Class,
 };
@@ -204,7 +207,7 @@ fn busy(config: &Config) -> Facts {
             record(38, "unit-failed", "unit", "shop-import.service"),
             Outcome::Limited,
             "limited",
-            "3 of 3 starts in scope rule_target used (3/1h)",
+            "3 of 3 starts of this rule on this target used (3/1h)",
         )
     };
     let restart = step_of("container_restart", Class::S2, StepState::Done);
@@ -238,14 +241,43 @@ fn busy(config: &Config) -> Facts {
     facts
 }
 
-const READ: Reloads = Reloads { succeeded: true, at_ms: NOW - 90 * MINUTE };
+/// One that is well, and asks nobody.
+fn daemon() -> Daemon {
+    let started = Moment { wall_ms: NOW - 180 * MINUTE, boot_ms: 0, boot_id: String::new() };
+    Daemon {
+        version: "1.2.3".to_owned(),
+        revision: "abc".to_owned(),
+        started,
+        reload: Reload { succeeded: true, at_ms: NOW - 90 * MINUTE },
+        state_degraded: None,
+        exporter: None,
+        prometheus: None,
+        alertmanager: None,
+    }
+}
+
+/// One that nothing goes right for.
+fn troubled() -> Daemon {
+    let at_ms = NOW - MINUTE;
+    let silent = |fault: &str| Asked { at_ms, fault: Some(fault.to_owned()), answered_ms: None };
+    Daemon {
+        reload: Reload { succeeded: false, ..daemon().reload },
+        state_degraded: Some("database or disk is full".to_owned()),
+        exporter: Some(Exporter::Unknown),
+        prometheus: Some(Asked { answered_ms: Some(NOW - 5 * MINUTE), ..silent("no answer within 5 s") }),
+        alertmanager: Some(silent("cannot be reached")),
+        ..daemon()
+    }
+}
 
 #[test]
 fn a_quiet_page_says_that_nothing_is_wrong() {
     let config = config(RULES).unwrap();
-    let page = body(&config, &quiet(&config), READ);
+    let page = body(&config, &quiet(&config), &daemon());
     for words in [
         "<h1>evenkeel-remediator on vps1</h1>",
+        "Running since <time datetime=\"2027-01-15T05:00:00Z\">2027-01-15 05:00:00 UTC (3 h ago)</time>. Version 1.2.3,",
+        "Whether this host&#39;s exporter is scraped is not known: no <code>prometheus</code> in the configuration.",
         "Nothing is waiting or running.",
         "Nothing has ended yet.",
         "No cooldown is running and every breaker is closed.",
@@ -258,15 +290,52 @@ fn a_quiet_page_says_that_nothing_is_wrong() {
     assert!(!page.contains("notice bad") && !page.contains("notice wait"), "{page}");
 }
 
+/// With the two servers that may be asked.
+fn asking() -> Config {
+    let servers =
+        "alertmanager: {url: 'http://127.0.0.1:9093'}\nprometheus: {url: 'http://127.0.0.1:9090'}\n";
+    config(&format!("{servers}{RULES}")).unwrap()
+}
+
+#[test]
+fn whether_the_exporter_is_scraped_is_told_as_it_is_known() {
+    let config = asking();
+    let page = |exporter| body(&config, &quiet(&config), &Daemon { exporter, ..daemon() });
+    for (exporter, class, words) in [
+        (None, "dim", "Whether this host&#39;s exporter is scraped is not known yet."),
+        (Some(Exporter::Up), "dim", "Prometheus scrapes this host&#39;s exporter."),
+        (
+            Some(Exporter::Down),
+            "bad",
+            "<strong>Prometheus cannot scrape this host&#39;s exporter:</strong> no alert comes from it.",
+        ),
+        (
+            Some(Exporter::Absent),
+            "bad",
+            "<strong>Prometheus has no exporter of this host among its targets:</strong> no alert comes from it.",
+        ),
+    ] {
+        let page = page(exporter);
+        assert!(page.contains(&format!("<p class=\"notice {class}\">{words}</p>")), "{words}\n{page}");
+    }
+}
+
 #[test]
 fn a_busy_page_says_what_holds_it_back_what_it_measured_and_what_to_type() {
-    let config = config(RULES).unwrap();
-    let page = body(&config, &busy(&config), Reloads { succeeded: false, ..READ });
+    let config = asking();
+    let page = body(&config, &busy(&config), &troubled());
     for words in [
         "<strong>Paused by root</strong>: moving the database. Since <time datetime=\"2027-01-15T07:30:00Z\">",
         "until <time datetime=\"2027-01-15T08:30:00Z\">2027-01-15 08:30:00 UTC (in 30 min)</time>",
         "<code>evenkeel-remediator resume</code>",
+        "<strong>The state cannot be written where it belongs</strong> (/var/lib/evenkeel-remediator): database or \
+         disk is full. It lies in /run/evenkeel-remediator/",
         "The last reload was refused.",
+        "is not known: it does not say.",
+        "<strong>Prometheus does not answer:</strong> no answer within 5 s, <time",
+        "It last answered <time datetime=\"2027-01-15T07:55:00Z\">",
+        "<strong>Alertmanager does not answer:</strong> cannot be reached, <time",
+        "It has not answered since this process began.",
         "Waiting for approval: 1.",
         "<strong>A person is needed:</strong> one target is not well",
         "<code>evenkeel-remediator approve 41</code><br><code>evenkeel-remediator reject 41</code><br>expires \
@@ -322,7 +391,7 @@ fn hostile(config: &Config) -> Facts {
     facts.ended = many(25, Some(Outcome::Failed));
     facts.halts[0].author = evil();
     facts.halts[0].reason = evil();
-    let moment = crate::clock::Moment { wall_ms: 0, boot_ms: 0, boot_id: String::new() };
+    let moment = Moment { wall_ms: 0, boot_ms: 0, boot_id: String::new() };
     facts.loss = Some(Loss { moment, wall_ms: 0, why: evil() });
     facts.held = (0..1000)
         .map(|_| Held { rule: evil(), target: evil(), named: evil(), breaker: Breaker::Open, refusal: None })
@@ -341,9 +410,17 @@ fn nothing_that_others_say_becomes_markup_and_the_page_is_bounded() {
         "meta",
     ];
     const ATTRIBUTES: [&str; 7] = ["aria-hidden", "class", "data-label", "datetime", "href", "role", "scope"];
-    let mut config = config(RULES).unwrap();
+    let mut config = asking();
     config.hosts = vec!["<script>alert(1)</script>".repeat(100)];
-    let page = body(&config, &hostile(&config), READ);
+    let said = "\"'><script>alert(1)</script>\n".repeat(1000);
+    let silent = Asked { at_ms: NOW, fault: Some(said.clone()), answered_ms: None };
+    let daemon = Daemon {
+        state_degraded: Some(said.clone()),
+        prometheus: Some(silent.clone()),
+        alertmanager: Some(silent),
+        ..troubled()
+    };
+    let page = body(&config, &hostile(&config), &daemon);
     assert!(page.len() < 3 << 20, "{} bytes", page.len());
     assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;"), "it is shown, as text");
     for piece in page.split('<').skip(1) {

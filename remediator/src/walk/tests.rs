@@ -12,4 +12,5 @@ mod hostile;
 mod limits;
 mod refusals;
 mod schedules;
+mod texts;
 mod together;

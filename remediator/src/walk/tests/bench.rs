@@ -25,7 +25,7 @@ use crate::{
     filling::Filling,
     journal::{Accepted, Error, Incoming, Journal, Reader, Record, StepRecord},
     metrics::Metrics,
-    notify::{Notifier, On, Post, Receiver},
+    notify::{Form, Notifier, On, Post, Receiver},
     observe::{Container, Eyes, Filesystem, Host, Observation, Unit, Unseen},
     policy::Class,
     rules::Rule,
@@ -363,7 +363,8 @@ pub(super) fn disk(used_ratio: f64) -> Observation {
 
 /// Hears of everything.
 fn receiver() -> Receiver {
-    Receiver { url: Secret::new("http://receiver.example"), bearer_token: None, on: vec![On::All] }
+    let url = Secret::new("http://receiver.example");
+    Receiver { form: Form::Webhook, url, bearer_token: None, on: vec![On::All] }
 }
 
 /// Milliseconds since 1970 at which a test begins: 2027-01-15.

@@ -47,7 +47,7 @@ async fn a_limit_that_ends_soon_is_waited_for() {
     assert_eq!(next, Next::Again(minutes(4) - first.elapsed()));
     let record = bench.last();
     assert_eq!((record.outcome, record.phase, record.acted), (None, Phase::Received, false));
-    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts in scope rule_target used (1/4m)"));
+    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts of this rule on this target used (1/4m)"));
     assert!(record.next_allowed_wall_ms.is_some());
     // Asked too early, it waits on; what came meanwhile is absorbed.
     bench.alert("unit", APP).await;
@@ -110,8 +110,9 @@ async fn class_and_host_count_across_rules_and_targets() {
         assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Succeeded, "verified"));
         let record = bench.heal("disk", DISK).await;
         assert_eq!(ended(&record), (Outcome::Limited, "limited"), "{policy}");
-        let scope = if policy.contains("S2") { "S2" } else { "host" };
-        assert_eq!(record.detail.unwrap(), format!("1 of 1 starts in scope {scope} used (1/1h)"));
+        let of =
+            if policy.contains("S2") { "of steps that interrupt a service (S2)" } else { "on this host" };
+        assert_eq!(record.detail.unwrap(), format!("1 of 1 starts {of} used (1/1h)"));
         sleep(minutes(60)).await;
         assert_eq!(ended(&bench.heal("disk", DISK).await), (Outcome::Succeeded, "verified"));
     }
@@ -131,7 +132,7 @@ async fn target_and_rule_count_across_each_other() {
     bench.heal("one", APP).await;
     bench.world.sicken(APP);
     let record = bench.heal("two", APP).await;
-    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts in scope target used (1/1h)"));
+    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts on this target used (1/1h)"));
     assert_eq!(ended(&bench.heal("two", OTHER).await), (Outcome::Succeeded, "verified"));
 
     let mut bench = Bench::new(&[unit_rule("unit", &format!("    rule_limits: [1/1h]\n{NO_COOLDOWN}"))]);
@@ -141,7 +142,7 @@ async fn target_and_rule_count_across_each_other() {
     bench.world.show(OTHER, failed());
     bench.heal("unit", APP).await;
     let record = bench.heal("unit", OTHER).await;
-    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts in scope rule used (1/1h)"));
+    assert_eq!(record.detail.as_deref(), Some("1 of 1 starts of this rule used (1/1h)"));
 }
 
 /// A walk down the ladder is one start of its rule and target; each step counts for its class.
@@ -161,11 +162,13 @@ async fn a_ladder_is_one_start_and_each_step_one_of_its_class() {
     assert_eq!(bench.world.called(), ["first", "second", "third", "first", "second"]);
     assert_eq!(ended(&record), (Outcome::Ineffective, "steps_used_up"));
     assert_eq!(bench.steps_of(record.id), ["first done", "second done", "third skipped (limited)"]);
-    assert!(record.detail.unwrap().contains("not done: third: 3 of 3 starts in scope S2 used (3/1h)"));
+    let detail = record.detail.unwrap();
+    let refused = "not done: third: 3 of 3 starts of steps that interrupt a service (S2) used (3/1h)";
+    assert!(detail.contains(refused), "{detail}");
     assert!(record.next_allowed_wall_ms.is_some());
     bench.world.sicken(APP);
     let record = bench.heal("unit", APP).await;
-    assert_eq!(record.detail.as_deref(), Some("2 of 2 starts in scope rule_target used (2/1h)"));
+    assert_eq!(record.detail.as_deref(), Some("2 of 2 starts of this rule on this target used (2/1h)"));
 }
 
 /// A refused gentle step must not lead to a harsher one.
