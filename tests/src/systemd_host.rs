@@ -6,8 +6,14 @@
 //! `AmbientCapabilities=` stays empty.
 
 use std::{
-    collections::BTreeSet, ffi::OsStr, fs, os::unix::fs::PermissionsExt as _, path::PathBuf,
-    process::Command, sync::Arc, time::Duration,
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -216,6 +222,16 @@ impl SystemdHost {
             bail!("cannot write {path} on {}: {status}", self.name);
         }
         Ok(())
+    }
+
+    /// Copies a file of the lab's onto the host.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub async fn copy(&self, from: &Path, to: &str) -> Result<()> {
+        let from = from.to_str().context("the lab's path is UTF-8")?;
+        self.engine.docker(&["cp", from, &format!("{}:{to}", self.name)]).await.map(drop)
     }
 
     /// Writes a unit file and has systemd read it.

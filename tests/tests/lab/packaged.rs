@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
     binaries,
     exposition::Exposition,
@@ -73,7 +73,10 @@ async fn packaged_units() -> Result<()> {
     the_exporter_sees_what_everyone_may(&host).await?;
     the_remediator_restarts_a_failed_unit(&host).await?;
     polkit_allows_only_what_the_rules_need(&host).await?;
+    reload_takes_a_good_file_and_keeps_the_old_at_a_bad_one(&host).await?;
     drop_ins_show_more(&host).await?;
+    the_proxy_stands_for_the_group(&host).await?;
+    sockets_start_what_is_asked(&host).await?;
     drop(redis);
     Ok(())
 }
@@ -289,6 +292,37 @@ async fn polkit_allows_only_what_the_rules_need(host: &SystemdHost) -> Result<()
     Ok(())
 }
 
+const CONFIG_FILE: &str = "/etc/evenkeel/remediator.yml";
+
+async fn reload_takes_a_good_file_and_keeps_the_old_at_a_bad_one(host: &SystemdHost) -> Result<()> {
+    let pid = host.property(UNITS[1], "MainPID").await?;
+    let renamed = CONFIG.replace("name: unit-failed", "name: unit-renamed");
+    for (text, good, rule) in [
+        (renamed.as_str(), 1.0, "unit-renamed"),
+        ("rules: 7\n", 0.0, "unit-renamed"),
+        (CONFIG, 1.0, "unit-failed"),
+    ] {
+        host.write_file(CONFIG_FILE, text).await?;
+        host.systemctl(&["reload", UNITS[1]]).await?;
+        wait_for("the reload", SOON, async || {
+            let answer = host.http(19848, "GET", "/metrics", "", "").await?;
+            let page = Exposition::parse(answer.split_once("\r\n\r\n").context("an answer has a head")?.1);
+            let succeeded = page.value("evenkeel_remediator_config_last_reload_successful", &[]);
+            ensure!(succeeded == Some(good), "reloaded: {succeeded:?}");
+            let in_force = page.value("evenkeel_remediator_in_progress", &[("rule", rule)]);
+            ensure!(in_force.is_some(), "{rule} is not in force");
+            Ok(())
+        })
+        .await?;
+    }
+    let status = host.exec(&["evenkeel-remediator", "status"]).await?;
+    ensure!(status.contains("  daemon         runs since "), "{status}");
+    ensure!(host.property(UNITS[1], "MainPID").await? == pid, "it was restarted");
+    let log = log_of(host, UNITS[1]).await?;
+    ensure!(log.contains("the old one stays in force") && log.contains("`rules`: expected a list"), "{log}");
+    Ok(())
+}
+
 async fn drop_ins_show_more(host: &SystemdHost) -> Result<()> {
     let add = "cd /packaging/drop-ins && for unit in *; do
         mkdir -p /etc/systemd/system/$unit && cp $unit/docker-group.conf $unit/journal.conf /etc/systemd/system/$unit/
@@ -306,4 +340,73 @@ async fn drop_ins_show_more(host: &SystemdHost) -> Result<()> {
         ensure!(groups.parse::<u32>()? >= 3, "{unit}: {groups}");
     }
     Ok(())
+}
+
+/// Copies a drop-in of both units, and takes another away.
+async fn replace_drop_in(host: &SystemdHost, old: &str, new: &str) -> Result<()> {
+    let script = "cd /packaging/drop-ins && for unit in *; do
+        mkdir -p /etc/systemd/system/$unit && rm -f /etc/systemd/system/$unit/$1
+        cp $unit/$2 /etc/systemd/system/$unit/
+        done && systemctl daemon-reload";
+    host.exec(&["sh", "-ec", script, "sh", old, new]).await.map(drop)
+}
+
+/// Docker by the shipped unit of the proxy: what the group gave, without the group.
+async fn the_proxy_stands_for_the_group(host: &SystemdHost) -> Result<()> {
+    const PROXY: &str = "evenkeel-docker-proxy.service";
+    install_haproxy(host).await?;
+    let generate = "evenkeel-remediator generate haproxy >/etc/evenkeel/docker-proxy.cfg";
+    host.exec(&["sh", "-c", generate]).await?;
+    replace_drop_in(host, "docker-group.conf", "docker-proxy.conf").await?;
+    // The drop-ins want it.
+    host.systemctl(&[&["restart"], &UNITS[..]].concat()).await?;
+    let seen = wait_for("docker through the proxy", SOON, async || {
+        let up = scrape(host).await?.value("docker_up", &[]);
+        ensure!(up == Some(1.0), "docker_up {up:?}");
+        Ok(())
+    });
+    if let Err(error) = seen.await {
+        bail!("{error:#}: {}", log_of(host, PROXY).await?);
+    }
+    ensure!(host.property(PROXY, "ActiveState").await? == "active");
+    both_have_no_privileges(host).await
+}
+
+/// The lab's HAProxy on the host, with the libraries that it needs.
+async fn install_haproxy(host: &SystemdHost) -> Result<()> {
+    let wrapper = tools::program("haproxy")?;
+    let text = std::fs::read(&wrapper).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?;
+    let quoted = |after: &str| Some(text.split_once(after)?.1.split_once('\'')?.0.to_owned());
+    let program = quoted("exec '").unwrap_or_else(|| wrapper.display().to_string());
+    let mut ldd = tools::command("ldd");
+    ldd.arg(&program).envs(quoted("LD_LIBRARY_PATH='").map(|path| ("LD_LIBRARY_PATH", path)));
+    let libraries = tools::run(ldd, SOON).await?;
+    let libraries = libraries.lines().filter_map(|line| line.split_once("=> ")?.1.split_once(" ("));
+    // The host is of this machine's release, and has the C library itself.
+    let libraries = libraries.map(|(path, _)| path).filter(|path| !path.contains("/libc.so"));
+    host.exec(&["mkdir", "-p", "/opt/haproxy"]).await?;
+    for file in libraries.chain([program.as_str()]) {
+        let file = std::fs::canonicalize(file).map(|real| (real, file))?;
+        let name = file.1.rsplit('/').next().unwrap_or_default();
+        host.copy(&file.0, &format!("/opt/haproxy/{name}")).await?;
+    }
+    let start = "#!/bin/sh\nLD_LIBRARY_PATH=/opt/haproxy exec /opt/haproxy/haproxy \"$@\"\n";
+    host.write_file("/usr/sbin/haproxy", start).await?;
+    host.exec(&["chmod", "755", "/usr/sbin/haproxy"]).await.map(drop)
+}
+
+/// The drop-ins `socket.conf` with the shipped sockets: the first connection starts each, and is answered.
+async fn sockets_start_what_is_asked(host: &SystemdHost) -> Result<()> {
+    const SOCKETS: [&str; 2] = ["evenkeel-exporter.socket", "evenkeel-remediator.socket"];
+    host.systemctl(&[&["stop"], &UNITS[..]].concat()).await?;
+    host.write_file(CONFIG_FILE, &CONFIG.replace("server: {", "server: {systemd_socket: true, ")).await?;
+    replace_drop_in(host, "journal.conf", "socket.conf").await?;
+    host.systemctl(&[&["start"], &SOCKETS[..]].concat()).await?;
+    for (unit, port, path) in [(UNITS[0], 19847, "/metrics"), (UNITS[1], 19848, "/-/ready")] {
+        ensure!(host.property(unit, "ActiveState").await? == "inactive", "nobody has asked {unit} yet");
+        let answer = host.http(port, "GET", path, "", "").await?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{unit}: {answer}");
+        ensure!(host.property(unit, "ActiveState").await? == "active", "{unit} does not run");
+    }
+    both_have_no_privileges(host).await
 }
