@@ -11,6 +11,9 @@ use std::{
 use common::{Does, Fake, up, value};
 use evenkeel_exporter::{
     collectors::Collector,
+    config::Config,
+    evidence::Piece,
+    expectations::Expectations,
     scrape::{Budget, Scraper},
 };
 use evenkeel_host::web::{Security, exposition::Exposition};
@@ -237,4 +240,38 @@ async fn what_two_collectors_claim_is_published_once() {
     assert_eq!(text.matches("shared{").count(), 1, "{text}");
     assert_has(&text, "shared{label=\"x\"} 1.0");
     assert_has(&text, "evenkeel_scrape_duplicate_samples 2.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn expectations_are_judged_by_the_looks_of_the_same_scrape() {
+    let shows = |bytes| Does::Show(value("journal_value", "x"), Piece::Journal(bytes));
+    let (journal, other) =
+        (Fake::new("journal", shows(5_000_000_000)), Fake::new("other", Does::FindNothing));
+    let text_of_config = "expectations: {journal_size: {max: 4GB}}\n";
+    let expectations = Expectations::new(&Config::parse("c.yml", text_of_config).expect("good"));
+    let collectors: Vec<Arc<dyn Collector>> = vec![journal.clone(), other.clone()];
+    let scraper = Scraper::new(collectors, Some(expectations), Security::default());
+    assert_eq!(scraper.names().collect::<Vec<_>>(), ["journal", "other", "expectations"]);
+
+    let seen = text(scraper.all(patience("10")).await).await;
+    assert_has(&seen, "evenkeel_expectation_met{expectation=\"journal_size\"} 0.0");
+    assert_has(&seen, "evenkeel_expectation_value{expectation=\"journal_size\"} 5000000000.0");
+    assert_has(&seen, "evenkeel_scrape_collector_success{collector=\"expectations\"} 1.0");
+    assert_eq!(journal.looks(), 1, "one look serves both");
+
+    // Asked for alone, they are judged all the same, and nothing else is told.
+    journal.does_now(shows(1_000_000_000));
+    let seen = text(scraper.some(&["expectations"], patience("10")).await).await;
+    assert_has(&seen, "evenkeel_expectation_met{expectation=\"journal_size\"} 1.0");
+    assert_eq!(journal.looks(), 2);
+    assert!(!seen.contains("journal_value") && !seen.contains("collector=\"journal\""), "{seen}");
+    let seen = text(scraper.some(&["other"], patience("10")).await).await;
+    assert!(!seen.contains("expectation"), "{seen}");
+    assert_eq!(journal.looks(), 2);
+
+    journal.does_now(Does::Hang);
+    let seen = text(scraper.all(patience("10")).await).await;
+    assert_has(&seen, "evenkeel_expectation_unknown{expectation=\"journal_size\"} 1.0");
+    assert!(!seen.contains("evenkeel_expectation_met"), "{seen}");
+    assert_has(&seen, "evenkeel_scrape_collector_success{collector=\"expectations\"} 1.0");
 }

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_exporter::collectors::{CollectError, Collector, Look};
+use evenkeel_exporter::{
+    collectors::{CollectError, Collector, Look},
+    evidence::Piece,
+};
 use evenkeel_host::metrics::Family;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep};
@@ -23,6 +26,8 @@ use tokio::time::{Instant, sleep};
 pub(crate) enum Does {
     /// Answers with one gauge, named after the collector.
     See(Family),
+    /// The same, and shows what expectations are judged by.
+    Show(Family, Piece),
     /// Finds nothing to look at.
     FindNothing,
     /// Ends with an error.
@@ -70,6 +75,7 @@ impl Collector for Fake {
         async move {
             match does {
                 Does::See(family) => Ok(Look::fresh(vec![family])),
+                Does::Show(family, piece) => Ok(Look::fresh(vec![family]).with(piece)),
                 Does::FindNothing => Ok(Look::Absent),
                 Does::Fail(why) => Err(CollectError::new(why)),
                 Does::Hang => pending().await,
