@@ -85,6 +85,10 @@ impl Environs {
 fn read(folder: &Path, group: &str) -> io::Result<Arc<Environ>> {
     let mut bytes = Vec::new();
     File::open(folder.join("environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    // What systemd starts has some environment: a process that is ending has none any more.
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     // After it was read: where somebody else has got the number meanwhile, it may be his.
     let groups = std::fs::read_to_string(folder.join("cgroup"))?;
     if !is_in_group(&groups, group) {
@@ -213,6 +217,8 @@ mod tests {
         assert_eq!(environ.get("A"), Some(&b"1"[..]));
         assert_eq!(of(7, "/system.slice/b.service").await.err(), Some(Unread::NotOfTheUnit));
         assert_eq!(of(8, "/system.slice/a.service").await.err(), Some(Unread::Gone));
+        fs::write(host.path().join("proc/7/environ"), "").expect("written");
+        assert_eq!(of(7, "/system.slice/a.service").await.err(), Some(Unread::Gone), "it is ending");
     }
 
     #[test]

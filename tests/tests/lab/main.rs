@@ -17,6 +17,7 @@ mod duplicates;
 mod expectations;
 mod exported_containers;
 mod exported_units;
+mod facts;
 mod full_disk;
 mod generated;
 mod golden;
@@ -77,6 +78,7 @@ fn main() {
         expectations::trials(),
         unit_groups::trials(),
         sockets::trials(),
+        facts::trials(),
         golden::trials(),
         hostile_mounts::trials(),
         metrics::trials(),
