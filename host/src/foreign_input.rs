@@ -1,7 +1,7 @@
 //! The parsers of what others have written, by name, so that a test can feed them what nobody expects. Only for tests:
 //! behind the feature `foreign-input`.
 
-use crate::{cgroup, config, docker, environ, filesystem, journal, redis, systemd, web};
+use crate::{cgroup, config, diagnose, docker, environ, filesystem, journal, redis, systemd, web};
 
 /// One parser.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,7 @@ pub fn parsers() -> Vec<Parser> {
     [
         cgroup::PARSERS,
         config::PARSERS,
+        diagnose::PARSERS,
         docker::PARSERS,
         environ::PARSERS,
         filesystem::PARSERS,

@@ -26,6 +26,9 @@ use tokio::{
 use crate::systemd::is_unit_name;
 
 const PROGRAM: &str = "journalctl";
+/// What is asked for of each entry. systemd's own lines about a unit have the run in a field of another name.
+const FIELDS: &str =
+    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_COMM,_PID,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID,INVOCATION_ID";
 const LIMIT: Duration = Duration::from_secs(5);
 /// Most bytes of output that are read. The newest lines come first, so what is cut off is old.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -35,7 +38,7 @@ const MOST_LINES: u32 = 1000;
 const MOST_COMPLAINT: u64 = 1024;
 
 /// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Line {
     /// When it was received.
     pub time: Option<SystemTime>,
@@ -43,6 +46,14 @@ pub struct Line {
     pub identifier: String,
     /// What it says; empty where the journal holds none. Bytes that are not UTF-8 are replaced. May hold secrets.
     pub message: String,
+    /// The unit that it is of, as the journal found out itself; empty where it did not: of a process that was gone before
+    /// the journal looked at it.
+    pub unit: String,
+    /// Which run it is of, as the journal found out itself, or else about, as its writer says; in hex, empty where neither
+    /// is known.
+    pub invocation: String,
+    /// Whether process 1 wrote it; the kernel vouches for that.
+    pub is_from_systemd: bool,
 }
 
 /// Why the journal could not be read.
@@ -102,15 +113,14 @@ async fn tail_with(
     lines: u32,
     limit: Duration,
 ) -> Result<Vec<Line>, Error> {
-    // A unit name holds no glob and cannot be an option, so `--unit=` takes it as what it is.
+    // A unit name holds nothing that means anything in a match.
     if !is_unit_name(unit) {
         return Err(Error::NotAUnit(unit.chars().take(255).collect()));
     }
     let mut child = Command::new(program)
-        .arg(format!("--unit={unit}"))
         .arg(format!("--lines={}", lines.min(MOST_LINES)))
-        .args(["--reverse", "--output=json", "--no-pager"])
-        .arg("--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_COMM")
+        .args(["--reverse", "--output=json", "--no-pager", FIELDS])
+        .args(matches(unit))
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -132,6 +142,12 @@ async fn tail_with(
         judge(status, &output, &complaint)
     };
     timeout(limit, work).await.map_err(|_| Error::TimedOut(limit))?
+}
+
+/// What is of the unit, or about it, whoever wrote that. `--unit=` would leave out what systemd says in the process that
+/// is to become the program (`Failed at step EXEC …`) whenever that is gone before the journal has looked at it.
+fn matches(unit: &str) -> [String; 3] {
+    [format!("_SYSTEMD_UNIT={unit}"), "+".to_owned(), format!("UNIT={unit}")]
 }
 
 /// Reads up to `most` bytes. Past that the pipe is dropped, and the writer gets to know.
@@ -156,7 +172,7 @@ fn judge(status: ExitStatus, output: &[u8], complaint: &[u8]) -> Result<Vec<Line
 }
 
 /// The JSON lines, newest first, as lines, oldest first. A line that was cut off is left out.
-fn parse(output: &[u8]) -> Vec<Line> {
+pub(crate) fn parse(output: &[u8]) -> Vec<Line> {
     let mut lines: Vec<Line> = output.split(|byte| *byte == b'\n').filter_map(parse_line).collect();
     lines.reverse();
     lines
@@ -164,11 +180,16 @@ fn parse(output: &[u8]) -> Vec<Line> {
 
 fn parse_line(json: &[u8]) -> Option<Line> {
     let entry: Entry = serde_json::from_slice(json).ok()?;
+    // Process 1 is of a run that nobody asks about.
+    let invocation = entry.of.or(entry.about);
     let microseconds = entry.time.and_then(|text| text.parse().ok()).map(Duration::from_micros);
     Some(Line {
         time: microseconds.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since)),
         identifier: entry.identifier.or(entry.command).map(Field::into_text).unwrap_or_default(),
         message: entry.message.map(Field::into_text).unwrap_or_default(),
+        unit: entry.unit.map(Field::into_text).unwrap_or_default(),
+        invocation: invocation.map(Field::into_text).unwrap_or_default(),
+        is_from_systemd: entry.process.map(Field::into_text).as_deref() == Some("1"),
     })
 }
 
@@ -182,6 +203,14 @@ struct Entry {
     command: Option<Field>,
     #[serde(rename = "MESSAGE")]
     message: Option<Field>,
+    #[serde(rename = "_PID")]
+    process: Option<Field>,
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    unit: Option<Field>,
+    #[serde(rename = "_SYSTEMD_INVOCATION_ID")]
+    of: Option<Field>,
+    #[serde(rename = "INVOCATION_ID")]
+    about: Option<Field>,
 }
 
 /// A field's value: text; bytes where it is not UTF-8 or holds control characters; null (no value here) where it is too
@@ -236,6 +265,7 @@ mod tests {
             time: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             identifier: identifier.into(),
             message: message.into(),
+            ..Line::default()
         }
     }
 
@@ -284,6 +314,23 @@ mod tests {
     }
 
     #[test]
+    fn each_line_says_which_run_it_is_of() {
+        let output = concat!(
+            r#"{"_PID":"1","UNIT":"web.service","INVOCATION_ID":"b2","MESSAGE":"Failed"}"#,
+            "\n",
+            r#"{"_PID":"17","_SYSTEMD_UNIT":"web.service","_SYSTEMD_INVOCATION_ID":"b2","MESSAGE":"no"}"#,
+            "\n",
+            r#"{"_PID":"16","_SYSTEMD_UNIT":"init.scope","MESSAGE":"anybody","UNIT":"web.service"}"#,
+            "\n",
+        );
+        let lines = parse(output.as_bytes());
+        let of = |line: &Line| (line.unit.clone(), line.invocation.clone(), line.is_from_systemd);
+        let expected = [("init.scope", "", false), ("web.service", "b2", false), ("", "b2", true)];
+        let expected = expected.map(|(unit, run, is_systemd)| (unit.to_owned(), run.to_owned(), is_systemd));
+        assert_eq!(lines.iter().map(of).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn odd_lines_cost_only_themselves() {
         let output = concat!(
             r#"{"__REALTIME_TIMESTAMP":"soon","MESSAGE":"x"}"#,
@@ -292,7 +339,7 @@ mod tests {
             "\n",
             r#"{"MESSAGE":"cut o"#,
         );
-        let nothing = Line { time: None, identifier: String::new(), message: String::new() };
+        let nothing = Line::default();
         assert_eq!(parse(output.as_bytes()), [nothing.clone(), Line { message: "x".into(), ..nothing }]);
     }
 
@@ -304,12 +351,14 @@ mod tests {
         assert_eq!(
             arguments.lines().collect::<Vec<_>>(),
             [
-                "--unit=web@1.service",
                 "--lines=1000",
                 "--reverse",
                 "--output=json",
                 "--no-pager",
-                "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_COMM",
+                FIELDS,
+                "_SYSTEMD_UNIT=web@1.service",
+                "+",
+                "UNIT=web@1.service",
             ]
         );
     }

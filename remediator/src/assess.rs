@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use evenkeel_host::systemd::is_trouble;
 use tokio::time::timeout;
 
 use crate::{
@@ -98,7 +99,7 @@ impl Assessor {
             seen: Some(seen.clone()),
         })?;
         match rule.need(&seen) {
-            Need::Needed => Ok(Sight { seen, target: canonical }),
+            Need::Needed => Ok(Sight { seen: self.diagnosed(seen).await, target: canonical }),
             Need::NotNeeded(detail) => {
                 Err(Stop { outcome: Outcome::NotNeeded, reason: "already_well", detail, seen: Some(seen) })
             }
@@ -106,6 +107,17 @@ impl Assessor {
                 Err(Stop { outcome: Outcome::Blocked, reason: "probe_unknown", detail, seen: Some(seen) })
             }
         }
+    }
+
+    /// The same with what it failed of, for a unit of which nobody has asked that yet.
+    pub async fn diagnosed(&self, mut seen: Observation) -> Observation {
+        if let Observation::Unit(unit) = &mut seen
+            && unit.why.is_none()
+            && is_trouble(&unit.load_state, &unit.active_state, &unit.sub_state)
+        {
+            unit.why = self.eyes.why(unit).await;
+        }
+        seen
     }
 
     /// One step of a remediation, with all that its action may use.
@@ -167,7 +179,7 @@ impl Assessor {
 
     /// The whole ladder as it would be walked now, without walking it.
     pub async fn plan(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<Planned> {
-        let job = self.job(id, rule, sight);
+        let mut job = self.job(id, rule, sight);
         let mut steps = Vec::new();
         for (position, step) in rule.steps.iter().enumerate() {
             let mut record = record(position, step, &sight.target, StepState::Planned);
@@ -180,6 +192,10 @@ impl Assessor {
                     record.reason = Some(reason.to_owned());
                     record.detail = Some(detail);
                 }
+            }
+            if record.class.acts() && record.state == StepState::Planned {
+                // What it failed of may be cured by then.
+                job.seen = job.seen.without_why();
             }
             steps.push(Planned { record, frees });
         }

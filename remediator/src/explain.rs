@@ -16,7 +16,7 @@ use crate::{
     history,
     journal::{Reader, StepState},
     notify::Notifier,
-    observe::Host,
+    observe::{Host, Observation, Unit},
     outcome::Outcome,
     policy::{Class, Mode},
     rules::Rule,
@@ -123,6 +123,7 @@ impl View<'_> {
             Ok(sight) => sight,
         };
         entry("seen", &printable(&sight.seen.summary()), out)?;
+        why(&sight.seen, out)?;
         let steps = self.assessor.plan(0, rule, &sight).await;
         for (position, Planned { record: step, frees }) in steps.iter().enumerate() {
             let verdict = match (&step.reason, &step.detail, frees) {
@@ -238,6 +239,17 @@ impl View<'_> {
 /// One line of what would be done now, and a further one below it.
 fn entry(name: &str, text: &str, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "  {name:<8}{text}")
+}
+
+/// What is known to cure what a unit fails of, and why that may not be known.
+fn why(seen: &Observation, out: &mut impl Write) -> std::io::Result<()> {
+    let Observation::Unit(Unit { why: Some(why), .. }) = seen else { return Ok(()) };
+    for (name, words) in [("cure", &why.cure), ("since", &why.changed), ("unread", &why.unread)] {
+        if let Some(words) = words {
+            entry(name, words, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a person may type to have it done all the same.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 pub use self::courier::PostOffice;
 use crate::{
+    actions::RESTART_CANNOT_CURE,
     clock::{Clock, rfc3339},
     journal::{Error, Journal, Letter},
     metrics::Metrics,
@@ -150,12 +151,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    fn wants(&self, occasion: Occasion) -> bool {
+    fn wants(&self, notice: &Notice) -> bool {
         self.on.iter().any(|on| match on {
             On::All => true,
-            On::Escalated => occasion.escalates(),
-            On::Approval => occasion == Occasion::Approval,
-            On::Outcome(wanted) => occasion == Occasion::Ended(*wanted),
+            On::Escalated => notice.occasion.escalates() || notice.is_for_a_person(),
+            On::Approval => notice.occasion == Occasion::Approval,
+            On::Outcome(wanted) => notice.occasion == Occasion::Ended(*wanted),
         })
     }
 
@@ -197,6 +198,9 @@ pub struct Notice {
     pub before: Option<String>,
     /// What was seen at the end.
     pub after: Option<String>,
+    /// What is known to cure it, for a person to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
     /// What was called, and what came of it.
     pub steps: Vec<String>,
     /// When the alert came.
@@ -208,6 +212,13 @@ pub struct Notice {
     /// Until when it can be approved of.
     #[serde(rename = "expires", serialize_with = "stamp", skip_serializing_if = "Option::is_none")]
     pub expires_wall_ms: Option<i64>,
+}
+
+impl Notice {
+    /// Whether nothing was tried because only a person can cure it.
+    fn is_for_a_person(&self) -> bool {
+        self.occasion == Occasion::Ended(Outcome::Blocked) && self.reason == RESTART_CANNOT_CURE
+    }
 }
 
 /// Times in a message: RFC 3339.
@@ -289,7 +300,7 @@ impl Notifier {
 
     /// The messages to those receivers that want to hear of it.
     pub fn letters(&self, notice: &Notice) -> Vec<Letter> {
-        self.write(notice, |receiver| receiver.wants(notice.occasion))
+        self.write(notice, |receiver| receiver.wants(notice))
     }
 
     /// Has what was written delivered, and counts what there was no room for.

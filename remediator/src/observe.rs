@@ -7,6 +7,7 @@ use std::{
 };
 
 use evenkeel_host::{
+    diagnose,
     docker::{Docker, Health, Object},
     filesystem::Prober,
     systemd::Systemd,
@@ -19,6 +20,7 @@ use crate::{
     filling::Filling,
     helper,
     target::{Kind, Target},
+    text::printable,
 };
 
 /// What was seen of a target. Written to the audit as it is.
@@ -100,6 +102,24 @@ pub struct Unit {
     pub exec_main_exit_seconds: Option<f64>,
     /// Whether this is a `Type=oneshot` service that does not remain after exit, and so is well when it has ended well.
     pub runs_once: bool,
+    /// Why it failed or loops, where somebody has looked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+}
+
+/// Why a service failed or loops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// In one word.
+    pub cause: diagnose::Cause,
+    /// In words, with what is involved.
+    pub words: String,
+    /// What is known to cure it.
+    pub cure: Option<String>,
+    /// What has changed since and may have cured it.
+    pub changed: Option<String>,
+    /// Why nobody could read the journal for it.
+    pub unread: Option<String>,
 }
 
 /// A container's state.
@@ -144,6 +164,23 @@ impl Observation {
         }
     }
 
+    /// Why a unit failed or loops, where somebody has looked for that and found something.
+    pub fn why(&self) -> Option<&Why> {
+        match self {
+            Self::Unit(unit) => unit.why.as_ref().filter(|why| why.cause != diagnose::Cause::Unknown),
+            _ => None,
+        }
+    }
+
+    /// The same without what it failed of: something was done since.
+    #[must_use]
+    pub fn without_why(mut self) -> Self {
+        if let Self::Unit(unit) = &mut self {
+            unit.why = None;
+        }
+        self
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         match self {
@@ -167,6 +204,9 @@ impl Observation {
                 }
                 if unit.restarts > 0 {
                     text += &format!(", {} automatic restarts", unit.restarts);
+                }
+                if let Some(why) = self.why() {
+                    text += &format!("; {}", why.words);
                 }
                 text
             }
@@ -218,6 +258,11 @@ pub trait Eyes: Send + Sync {
         target: &'a Target,
         most: usize,
     ) -> BoxFuture<'a, Result<Vec<String>, Unseen>>;
+
+    /// Why a unit failed or loops, bounded in time; nothing where it did not, or where that cannot be told of this run.
+    fn why<'a>(&'a self, _unit: &'a Unit) -> BoxFuture<'a, Option<Why>> {
+        Box::pin(async { None })
+    }
 
     /// One look round for what speaks against acting at all, bounded in time.
     fn conditions(&self) -> BoxFuture<'_, Conditions>;
@@ -300,6 +345,7 @@ impl Host {
             exec_main_status: service.as_ref().map_or(0, |s| s.exec_main_status),
             exec_main_exit_seconds: service.as_ref().and_then(|s| s.exec_main_exit).and_then(seconds),
             invocation_id: service.map(|s| s.invocation_id).unwrap_or_default(),
+            why: None,
         })
     }
 
@@ -334,6 +380,34 @@ impl Host {
 }
 
 impl Eyes for Host {
+    fn why<'a>(&'a self, unit: &'a Unit) -> BoxFuture<'a, Option<Why>> {
+        Box::pin(async move {
+            let look = tokio::time::timeout(LOOK_TIMEOUT, diagnose::look(&self.systemd, &unit.id));
+            let finding = match look.await {
+                Ok(Ok(finding)) => finding?,
+                Ok(Err(error)) => {
+                    tracing::debug!(unit = unit.id, %error, "cannot ask why it fails");
+                    return None;
+                }
+                Err(_) => return None,
+            };
+            // Another run may have begun since it was seen.
+            if finding.failure.invocation_id != unit.invocation_id {
+                return None;
+            }
+            let (cause, diagnosis) = (finding.diagnosis.cause, &finding.diagnosis);
+            let changed =
+                if cause.restart_may_help() { None } else { diagnose::changed_since(&finding).await };
+            Some(Why {
+                cause,
+                words: diagnosis.words(),
+                cure: diagnosis.cure(),
+                changed,
+                unread: finding.unread.as_ref().map(|error| printable(&error.to_string())),
+            })
+        })
+    }
+
     fn what_fills<'a>(&'a self, rule: &'a str, mount_point: &'a str) -> BoxFuture<'a, Filling> {
         Box::pin(helper::filling(self, rule, mount_point))
     }

@@ -123,6 +123,7 @@ impl Reconciler {
             summary: format!("{why}: no alert comes from it, and so nothing is repaired"),
             before: None,
             after: None,
+            cure: None,
             steps: Vec::new(),
             since_wall_ms: None,
             next_allowed_wall_ms: None,

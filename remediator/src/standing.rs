@@ -82,6 +82,7 @@ async fn tell(
         summary,
         before: None,
         after: None,
+        cure: None,
         steps: Vec::new(),
         since_wall_ms: None,
         next_allowed_wall_ms: None,

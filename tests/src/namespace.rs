@@ -121,10 +121,25 @@ pub fn place(name: &str) -> Result<PathBuf> {
     if !is_inside() {
         bail!("{name} can only be started inside the lab (namespace::enter)");
     }
-    let folder = if chosen() == Some(World::Machine) { run_folder()? } else { PathBuf::from(INSIDE) };
-    let path = folder.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let path = folder()?.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
+}
+
+/// The folder of programs that the run itself has made; first in the `PATH` of everything that it starts.
+///
+/// # Errors
+///
+/// When the program has not entered the lab.
+pub fn programs() -> Result<PathBuf> {
+    if !is_inside() {
+        bail!("programs are made inside the lab only (namespace::enter)");
+    }
+    Ok(folder()?.join("bin"))
+}
+
+fn folder() -> Result<PathBuf> {
+    if chosen() == Some(World::Machine) { run_folder() } else { Ok(PathBuf::from(INSIDE)) }
 }
 
 /// Whether this process runs inside the lab's namespaces.

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::namespace;
+
 /// The root of this repository.
 ///
 /// # Panics
@@ -38,11 +40,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `PATH` for everything the lab starts: the fetched tools first, then the machine's, with the
-/// system folders that an ordinary user's `PATH` lacks.
+/// `PATH` for everything the lab starts: what the run itself has made and the fetched tools first, then the machine's,
+/// with the system folders that an ordinary user's `PATH` lacks.
 #[must_use]
 pub fn search_path() -> OsString {
-    let mut path = run_folder().join("tools/bin").into_os_string();
+    let mut path = OsString::new();
+    if let Ok(programs) = namespace::programs() {
+        path.push(programs);
+        path.push(":");
+    }
+    path.push(run_folder().join("tools/bin"));
     if let Some(machine) = std::env::var_os("PATH") {
         path.push(":");
         path.push(machine);
@@ -58,9 +65,9 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
         .env("PATH", search_path())
         .env("LC_ALL", "C.UTF-8")
-        .env_remove(crate::namespace::STAGE)
-        .env_remove(crate::namespace::RUN)
-        .env_remove(crate::namespace::WORLD)
+        .env_remove(namespace::STAGE)
+        .env_remove(namespace::RUN)
+        .env_remove(namespace::WORLD)
         .stdin(Stdio::null());
     command
 }

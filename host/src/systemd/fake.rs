@@ -131,6 +131,11 @@ impl FakeUnit {
             unit.set(counter, 0_u32);
         }
         unit.set("RemainAfterExit", false);
+        for empty in ["User", "Group", "WorkingDirectory"] {
+            unit.set(empty, "");
+        }
+        unit.set("DropInPaths", Vec::<String>::new());
+        unit.set("EnvironmentFiles", Vec::<(String, bool)>::new());
         unit
     }
 

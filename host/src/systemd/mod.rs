@@ -8,6 +8,7 @@
 
 mod bus;
 mod details;
+mod failure;
 #[cfg(any(test, feature = "fake-systemd"))]
 pub mod fake;
 mod files;
@@ -29,6 +30,7 @@ use zbus::{ObjectPath, OwnedObjectPath};
 use bus::Bus;
 pub use bus::Error;
 pub use details::{Details, MainProcess, Mark, ServiceDetails, SocketCounters, Ties, TimerDetails};
+pub use failure::{Failure, is_trouble};
 pub use files::{has_unit_file, machine_id, unit_files, unit_files_stamp};
 pub use name::is_unit_name;
 pub use references::{Named, OWN_FOLDERS, covers, own_references};
@@ -334,7 +336,7 @@ impl Systemd {
             exec_main_exit: exec_main_exit?,
             main_pid: main_pid?,
             remain_after_exit: remain_after_exit?,
-            invocation_id: invocation?.iter().map(|byte| format!("{byte:02x}")).collect(),
+            invocation_id: hex(&invocation?),
         })
     }
 
@@ -354,6 +356,11 @@ impl Systemd {
 
 fn manager_path() -> ObjectPath<'static> {
     ObjectPath::from_static_str_unchecked(MANAGER_PATH)
+}
+
+/// An id as it is written everywhere.
+fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A timestamp property: microseconds since 1970, 0 for never, all ones for infinity.

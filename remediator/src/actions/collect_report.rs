@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Action, Check, Done, Failure, Job, Permission, disk};
 use crate::{
     helper,
+    observe::{Observation, Unit},
     policy::Class,
     target::{Kind, Target},
     text::printable,
@@ -84,6 +85,7 @@ impl Action for CollectReport {
                 Timestamp::now(),
                 job.seen.summary()
             );
+            text += &why(job);
             text += &match job.target.kind() {
                 Kind::Unit => self.unit(job).await,
                 Kind::Container => container(job).await,
@@ -128,6 +130,19 @@ impl CollectReport {
             }),
         }
     }
+}
+
+/// What a unit fails of and what cures it.
+fn why(job: &Job) -> String {
+    let Observation::Unit(Unit { why: Some(why), .. }) = &job.seen else { return String::new() };
+    let lines = [
+        ("cause", Some(format!("{} ({})", why.words, why.cause.as_str()))),
+        ("cure", why.cure.clone()),
+        ("since", why.changed.clone()),
+        ("journal", why.unread.clone()),
+    ];
+    let said = lines.into_iter().filter_map(|(what, words)| Some(format!("{what}: {}\n", words?)));
+    said.collect::<String>() + "\n"
 }
 
 async fn container(job: &Job) -> String {

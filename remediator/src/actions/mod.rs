@@ -75,6 +75,9 @@ pub(crate) const DAEMON_RELOAD: &str = daemon_reload::NAME;
 pub(crate) const JOURNAL_VACUUM: &str = journal_vacuum::NAME;
 pub(crate) use by_root::start as start_helper;
 
+/// Why a start is not made: the unit fails of something that no start cures. A person is needed.
+pub const RESTART_CANNOT_CURE: &str = "restart_cannot_cure";
+
 /// A step that takes a report.
 pub fn report() -> Step {
     Step(Arc::new(collect_report::CollectReport::default()))
@@ -421,6 +424,7 @@ mod tests {
                 "- {unit_restart: {}, notify: {}}",
                 "one step names two actions, `unit_restart` and `notify`: write a list item for each",
             ),
+            ("- unit_start: {despite: [bad_luck]}", "unknown value `bad_luck`: expected one of"),
             ("- 7", "an action's name or {name: {parameters}}"),
             ("- {}", "a step names no action"),
         ] {

@@ -56,6 +56,7 @@ impl Action for Notify {
                 summary: job.seen.summary(),
                 before: Some(job.seen.summary()),
                 after: None,
+                cure: job.seen.why().and_then(|why| why.cure.clone()),
                 steps: Vec::new(),
                 since_wall_ms: None,
                 next_allowed_wall_ms: None,

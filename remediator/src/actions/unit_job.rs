@@ -1,10 +1,11 @@
 //! A job of systemd on a unit: asked for, and waited for until systemd says how it ended. Not an action: those that
 //! start, stop, restart and reload units use it.
 
+use evenkeel_host::diagnose::Cause;
 use futures_util::StreamExt;
 use zbus::OwnedObjectPath;
 
-use super::{Check, Done, Failure};
+use super::{Check, Done, Failure, RESTART_CANNOT_CURE};
 use crate::{
     observe::{Observation, Unit},
     systemd::{JobRemoved, ManagerProxy},
@@ -67,6 +68,20 @@ pub(super) fn judge(seen: &Observation, unwanted: &'static str, wanted: impl FnO
         Check::Skip("daemon_reload_needed", detail.to_owned())
     } else {
         Check::Go
+    }
+}
+
+/// Whether a start may cure what the unit was seen to fail of, unless the rule says that it may be tried all the same:
+/// something else has perhaps cured it, and only whoever wrote the rule knows.
+pub(super) fn may_cure(seen: &Observation, despite: &[Cause]) -> Check {
+    match seen.why() {
+        Some(why)
+            if !why.cause.restart_may_help() && why.changed.is_none() && !despite.contains(&why.cause) =>
+        {
+            let cure = why.cure.as_ref().map(|cure| format!(": {cure}")).unwrap_or_default();
+            Check::Skip(RESTART_CANNOT_CURE, format!("a start cannot cure it ({}){cure}", why.words))
+        }
+        _ => Check::Go,
     }
 }
 
@@ -164,6 +179,7 @@ pub(super) fn call_failure(error: zbus::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Why;
 
     #[test]
     fn every_result_of_a_job_is_told_apart() {
@@ -177,6 +193,31 @@ mod tests {
         for refused in ["dependency", "invalid", "assert", "unsupported", "a word of a later systemd"] {
             assert!(matches!(verdict(Verb::Start, refused), Err(Failure::Refused(_))), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_a_start_cannot_cure_is_not_started_unless_something_has_changed_or_the_rule_says_so() {
+        let seen = |cause: Cause, changed: Option<&str>| {
+            let why = Why {
+                cause,
+                words: "permission denied on /data/out.log".to_owned(),
+                cure: Some("add ReadWritePaths=/data".to_owned()),
+                changed: changed.map(str::to_owned),
+                unread: None,
+            };
+            Observation::Unit(Unit { why: Some(why), ..Unit::default() })
+        };
+        let denied = seen(Cause::PermissionDenied, None);
+        let detail = "a start cannot cure it (permission denied on /data/out.log): add ReadWritePaths=/data";
+        assert_eq!(may_cure(&denied, &[]), Check::Skip("restart_cannot_cure", detail.to_owned()));
+        assert_eq!(may_cure(&denied, &[Cause::PermissionDenied]), Check::Go);
+        assert!(matches!(may_cure(&denied, &[Cause::MissingFile]), Check::Skip(..)));
+        assert_eq!(may_cure(&seen(Cause::PermissionDenied, Some("x has changed since")), &[]), Check::Go);
+        for cause in Cause::ALL {
+            let check = may_cure(&seen(cause, None), &[]);
+            assert_eq!(check == Check::Go, cause.restart_may_help(), "{cause:?}");
+        }
+        assert_eq!(may_cure(&Observation::Unit(Unit::default()), &[]), Check::Go, "nobody has looked");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel_host::config::PromDuration;
+use evenkeel_host::{config::PromDuration, diagnose::Cause};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,6 +30,9 @@ pub(super) struct UnitRestart {
     /// Whether systemd's start counter is cleared first, so that its start limit does not refuse the restart.
     #[schemars(extend("default" = "never"))]
     reset_failed: ResetFailed,
+    /// Causes of which the unit may fail and still be started, although a start alone does not cure them.
+    #[schemars(extend("default" = []))]
+    despite: Vec<Cause>,
     /// How long the job may take.
     timeout: PromDuration,
 }
@@ -60,6 +63,7 @@ impl Default for UnitRestart {
         Self {
             only_if: vec![UnitState::Failed],
             reset_failed: ResetFailed::default(),
+            despite: Vec::new(),
             timeout: PromDuration::new(Duration::from_secs(90)),
         }
     }
@@ -121,14 +125,16 @@ impl Action for UnitRestart {
 
 impl UnitRestart {
     /// Whether a restart may help what was seen. Never restarts what an administrator stopped, what systemd is about
-    /// to restart itself, or what would start from a unit file that systemd has not read yet.
+    /// to restart itself, what would start from a unit file that systemd has not read yet, or what fails of something that
+    /// no restart cures.
     fn judge(&self, seen: &Observation) -> Check {
-        unit_job::judge(seen, "not_failed", |unit| {
+        let check = unit_job::judge(seen, "not_failed", |unit| {
             self.only_if.iter().any(|state| match state {
                 UnitState::Failed => unit.is_failed(),
                 UnitState::Looping => unit.is_looping(),
             })
-        })
+        });
+        if check == Check::Go { unit_job::may_cure(seen, &self.despite) } else { check }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel_host::config::PromDuration;
+use evenkeel_host::{config::PromDuration, diagnose::Cause};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,13 +24,16 @@ pub(super) const NAME: &str = "unit_start";
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct UnitStart {
+    /// Causes of which the unit may fail and still be started, although a start alone does not cure them.
+    #[schemars(extend("default" = []))]
+    despite: Vec<Cause>,
     /// How long the job may take.
     timeout: PromDuration,
 }
 
 impl Default for UnitStart {
     fn default() -> Self {
-        Self { timeout: PromDuration::new(Duration::from_secs(90)) }
+        Self { despite: Vec::new(), timeout: PromDuration::new(Duration::from_secs(90)) }
     }
 }
 
@@ -79,7 +82,7 @@ impl Action for UnitStart {
             let mut wanted_by = unit.wanted_by().await.map_err(asking)?;
             wanted_by.extend(unit.required_by().await.map_err(asking)?);
             Ok(if is_meant_to_run(&state, &wanted_by) {
-                Check::Go
+                unit_job::may_cure(&job.seen, &self.despite)
             } else {
                 Check::Skip(
                     "not_enabled",

@@ -87,6 +87,7 @@ fn notice(outcome: Outcome) -> Notice {
         summary: "it was done, and it is not well".to_owned(),
         before: Some("91.0 % used".to_owned()),
         after: Some("90.0 % used".to_owned()),
+        cure: None,
         steps: vec!["build_cache_prune [D1]: done, freed 1.0 GB".to_owned()],
         since_wall_ms: Some(0),
         next_allowed_wall_ms: None,
@@ -281,6 +282,16 @@ async fn each_receiver_hears_what_it_asked_for() {
     assert_eq!(heard(&escalations), ["ineffective", "failed", "unknown"]);
     assert_eq!(heard(&successes), ["succeeded", "limited"]);
     assert_eq!(heard(&all).len(), Outcome::ALL.len());
+}
+
+#[tokio::test]
+async fn what_no_restart_cures_is_told_to_whoever_wants_to_hear_when_a_person_is_needed() {
+    let escalations = Fake::answering(&[200], None).await;
+    let refused = Notice { reason: "restart_cannot_cure".to_owned(), ..notice(Outcome::Blocked) };
+    let policy = Notice { reason: "policy".to_owned(), ..notice(Outcome::Blocked) };
+    send_all(vec![receiver(&escalations.url, &[On::Escalated])], &[policy, refused]).await;
+    let got = escalations.got();
+    assert_eq!((got.len(), &got[0].1["reason"]), (1, &json!("restart_cannot_cure")));
 }
 
 #[tokio::test]

@@ -25,12 +25,13 @@ pub(super) fn subject(host: &str, notice: &Notice) -> String {
         _ if notice.kind == Kind::Host.as_str() => format!("{} on this host", notice.rule),
         _ => format!("{} on {} {}", notice.rule, notice.kind, notice.target),
     };
-    format!("{}: {}: {}{since}", piece(host), piece(&what), standing(notice.occasion))
+    format!("{}: {}: {}{since}", piece(host), piece(&what), standing(notice))
 }
 
 /// How it stands, for people.
-fn standing(occasion: Occasion) -> &'static str {
-    match occasion {
+fn standing(notice: &Notice) -> &'static str {
+    match notice.occasion {
+        Occasion::Ended(_) if notice.is_for_a_person() => "a restart cannot cure it, a person is needed",
         Occasion::Ended(outcome) => match outcome {
             Outcome::Succeeded => "repaired",
             Outcome::Partial => "better, and not yet well",
@@ -72,6 +73,9 @@ pub(super) fn text(host: &str, notice: &Notice) -> String {
             say("After", after);
         }
         (before, after) => say("Seen", after.as_ref().or(before.as_ref()).map_or("", String::as_str)),
+    }
+    if let Some(cure) = notice.cure.as_ref().filter(|cure| !notice.summary.contains(*cure)) {
+        say("Cure", cure);
     }
     for step in notice.steps.iter().take(STEPS) {
         say("Step", step);
@@ -163,6 +167,7 @@ mod tests {
             summary: summary.to_owned(),
             before: Some("91.2 % used, 45.0 GB of 512.0 GB available".to_owned()),
             after: Some("89.9 % used, 51.7 GB of 512.0 GB available".to_owned()),
+            cure: None,
             steps: vec!["build_cache_prune [D1]: done, freed 6.7 GB".to_owned()],
             since_wall_ms: Some(NOW - 10 * MINUTE),
             next_allowed_wall_ms: None,
@@ -189,6 +194,27 @@ mod tests {
         let refused = Notice {
             steps: vec!["unit_restart [S2]: failed (refused_by_host)".to_owned()],
             ..unit(ended(Outcome::Failed), "the host refused it; not done: Unit shop-api.service is masked.")
+        };
+        let incurable = Notice {
+            reason: "restart_cannot_cure".to_owned(),
+            before: Some(
+                "failed (failed), result exit-code, status 1; permission denied on /srv/shop/out.log"
+                    .to_owned(),
+            ),
+            steps: vec!["unit_restart [S2]: skipped (restart_cannot_cure)".to_owned()],
+            ..unit(
+                ended(Outcome::Blocked),
+                "unit_restart: a start cannot cure it (permission denied on /srv/shop/out.log): let shop use /srv/shop/out.log",
+            )
+        };
+        let reported = Notice {
+            before: Some(
+                "activating (auto-restart), 7 automatic restarts; no address for the name shop_redis"
+                    .to_owned(),
+            ),
+            cure: Some("give shop_redis an alias in /etc/hosts".to_owned()),
+            steps: Vec::new(),
+            ..unit(ended(Outcome::Reported), "reported")
         };
         let limited = Notice {
             steps: Vec::new(),
@@ -217,6 +243,8 @@ mod tests {
             ("failed", refused),
             ("partial", disk(ended(Outcome::Partial), "better, and not as good as the mark")),
             ("succeeded", disk(ended(Outcome::Succeeded), "succeeded")),
+            ("incurable", incurable),
+            ("reported", reported),
             ("limited", limited),
             ("approval", asked),
             ("storm", storm),

@@ -129,6 +129,9 @@ impl Walker {
         if unwell && let Some(shortfall) = &way.shortfall {
             end.detail += &format!("; {shortfall}");
         }
+        if unwell && let Some(after) = end.after.take() {
+            end.after = Some(self.assessor.diagnosed(after).await);
+        }
         // A disk that could not be seen is not walked through either.
         if unwell && rule.selector.kind == Kind::Filesystem && end.reason != "probe_unknown" {
             let filling = self.assessor.eyes.what_fills(&rule.name, &remediation.target).await;
@@ -234,7 +237,9 @@ pub(super) fn notice(ended: &Record, occasion: Occasion, steps: &[StepRecord]) -
         text
     });
     let detail = ended.detail.as_deref().filter(|detail| !detail.is_empty());
+    let last = ended.after.as_ref().or(ended.before.as_ref());
     Notice {
+        cure: last.and_then(Observation::why).and_then(|why| why.cure.clone()),
         id: ended.id,
         rule: ended.rule.clone(),
         kind: ended.kind.clone(),

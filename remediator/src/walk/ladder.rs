@@ -350,6 +350,7 @@ impl Walker {
             ),
             before: Some(sight.seen.summary()),
             after: None,
+            cure: None,
             steps: Vec::new(),
             since_wall_ms: None,
             next_allowed_wall_ms: None,

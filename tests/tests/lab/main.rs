@@ -12,6 +12,7 @@ mod blind;
 mod closed_loop;
 mod crash;
 mod demo;
+mod diagnosis;
 mod disk;
 mod duplicates;
 mod expectations;
@@ -67,6 +68,7 @@ fn main() {
         unit::trials(),
         hang::trials(),
         plan::trials(),
+        diagnosis::trials(),
         crash::trials(),
         disk::trials(),
         truth::trials(),

@@ -94,7 +94,7 @@ pub(super) mod tests {
     }
 
     /// The samples of one family, as `label=value … value`.
-    pub(super) fn lines(families: &[Family], name: &str) -> Vec<String> {
+    pub(in super::super) fn lines(families: &[Family], name: &str) -> Vec<String> {
         let samples = families.iter().filter(|family| family.name == name).flat_map(|family| &family.samples);
         let line = |sample: &Sample| {
             let labels: String =

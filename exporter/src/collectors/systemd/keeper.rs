@@ -20,6 +20,7 @@ use tokio::{sync::Notify, task::spawn_blocking, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
+    causes::Causes,
     evidence::{Evidence, Units},
     families,
     groups::Groups,
@@ -48,8 +49,11 @@ pub(super) struct Keeper {
     pub(super) picture: Arc<Mutex<Picture>>,
     /// Whoever asks sits here: a look, or one step of what goes on behind the looks.
     pub(super) desk: tokio::sync::Mutex<Desk>,
-    /// Somebody has looked.
+    /// Why services fail.
+    causes: Mutex<Causes>,
+    /// Somebody has looked: for each of those who wait behind the looks one of their own.
     pub(super) looked: Notify,
+    pub(super) looked_for_causes: Notify,
     /// Units that were otherwise than announced.
     pub(super) missed: AtomicU64,
     /// How many units' details could not be read at the last look: logged when it changes.
@@ -83,7 +87,9 @@ impl Keeper {
             selection,
             picture: Arc::default(),
             desk: tokio::sync::Mutex::new(Desk { groups, ..Desk::default() }),
+            causes: Mutex::default(),
             looked: Notify::new(),
+            looked_for_causes: Notify::new(),
             missed: AtomicU64::new(0),
             unreadable: AtomicUsize::new(0),
         }
@@ -99,6 +105,7 @@ impl Keeper {
             answer => answer?,
         };
         self.looked.notify_one();
+        self.looked_for_causes.notify_one();
         Ok(seen)
     }
 
@@ -133,7 +140,8 @@ impl Keeper {
         let (general, units) = {
             // Held for the values only: the text takes longer, and announcements are waiting.
             let picture = self.picture();
-            let general = families::general(&picture, state, version);
+            let mut general = families::general(&picture, state, version);
+            general.extend(self.causes().families(&picture, Instant::now()));
             let units = press.needs_units(picture.version()).map(|clock_start| {
                 (families::seen(&picture, resting.shown(), files), clock_start, picture.version())
             });
@@ -341,6 +349,11 @@ impl Keeper {
     fn select(&self, choose: impl Fn(&Known) -> bool) -> Vec<Arc<Unit>> {
         let picture = self.picture();
         picture.units().filter(|known| choose(known)).map(|known| Arc::clone(&known.unit)).collect()
+    }
+
+    pub(super) fn causes(&self) -> MutexGuard<'_, Causes> {
+        // As for the picture. Taken after it where both are.
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn picture(&self) -> MutexGuard<'_, Picture> {

@@ -2,9 +2,11 @@
 //!
 //! A [`picture`] of the units is kept, which systemd's own announcements ([`link`]) keep up to date. A look makes sure that
 //! all of them have come, asks what they left open ([`keeper`]), and publishes blocks of series that are printed anew only
-//! when something is different ([`press`]). Behind the looks the picture is proved against the whole list ([`check`]), and
-//! what systemd does not announce is asked for ([`unannounced`]).
+//! when something is different ([`press`]). Behind the looks the picture is proved against the whole list ([`check`]),
+//! what systemd does not announce is asked for ([`unannounced`]), and why services fail is read from the journal
+//! ([`causes`]).
 
+mod causes;
 mod check;
 mod evidence;
 mod families;
@@ -128,6 +130,8 @@ impl SystemdCollector {
             ..Self::over(Systemd::system(), Path::new("/"), is_expected, config, filter)
         };
         let checks = check::keep_checking(Arc::clone(&collector.keeper), collector.pace);
+        let causes = causes::keep_reading(Arc::clone(&collector.keeper));
+        tokio::spawn(task.clone().run_until_cancelled_owned(causes));
         tokio::spawn(task.run_until_cancelled_owned(checks));
         collector
     }

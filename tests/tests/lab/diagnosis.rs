@@ -1,0 +1,193 @@
+//! Services that fail of what no restart cures, by the names and the cures of the operations documents (case 22): each is seen
+//! with its cause, none is restarted, the cure is told, and what was cured is started again.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use evenkeel_tests::{binaries::Surroundings, systemd_host::SystemdHost, wait::wait_for};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use crate::{
+    closed_loop::{ClosedLoop, SOON, Setup},
+    shared, trial,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("diagnosis_refuses_what_no_restart_cures_and_tells_the_cure", refuses_and_tells)]
+}
+
+const EXECUTION: &str = "quantum-execution.service";
+const RL_MONITOR: &str = "quantum-rl-monitor.service";
+const CLM: &str = "quantum-clm.service";
+const RISK_SAFETY: &str = "quantum-risk-safety.service";
+const PORTFOLIO: &str = "quantum-portfolio-intelligence.service";
+
+/// What Python 3.11 said when these were provoked (host/tests/diagnose): the lab's hosts have none.
+const NO_MODULE: &str = r#"Traceback (most recent call last):
+  File "<string>", line 1, in <module>
+ModuleNotFoundError: No module named 'microservices'
+"#;
+const NO_NAME: &str = r#"Traceback (most recent call last):
+  File "/usr/lib/python3/dist-packages/redis/connection.py", line 620, in connect
+    raise ConnectionError(self._error_message(e))
+redis.exceptions.ConnectionError: Error -3 connecting to quantum_redis:6379. Temporary failure in name resolution.
+"#;
+
+/// Each service with its unit file, and the cause and a part of the cure that must be told.
+const SERVICES: &[(&str, &str, &str, &str)] = &[
+    (
+        EXECUTION,
+        "[Service]\nProtectSystem=strict\nExecStart=/bin/sh -c 'echo event >/home/qt/quantum_trader/runtime/disk_buffer && exec sleep 600'\n",
+        "read_only_filesystem",
+        "ReadWritePaths=/home/qt/quantum_trader/runtime ",
+    ),
+    (
+        RL_MONITOR,
+        "[Service]\nUser=qt\nExecStart=/bin/sh -c 'echo step,reward >/var/log/rl_monitor.csv && exec sleep 600'\n",
+        "permission_denied",
+        "let qt use /var/log/rl_monitor.csv ",
+    ),
+    (
+        CLM,
+        "[Service]\nReadOnlyPaths=/\nExecStartPre=/bin/mkdir -p /app/models\nExecStart=/bin/sleep 600\n",
+        "read_only_filesystem",
+        "have it write elsewhere",
+    ),
+    (
+        RISK_SAFETY,
+        "[Service]\nExecStart=/bin/sh -c '[ -n \"$PYTHONPATH\" ] || { cat /srv/no-module >&2; exit 1; }; exec sleep 600'\n",
+        "module_not_found",
+        "Environment=PYTHONPATH=",
+    ),
+    (
+        PORTFOLIO,
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=1\nExecStart=/bin/sh -c 'getent hosts quantum_redis || { cat /srv/no-name >&2; exit 1; }; exec sleep 600'\n",
+        "name_resolution",
+        "give quantum_redis an alias in /etc/hosts (127.0.0.1 quantum_redis)",
+    ),
+];
+
+const REMEDIATOR: &str = r#"
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, storm: {targets: 1000}, mode: auto}
+rules:
+  - name: unit-failed
+    match: ['alertname="SystemdUnitFailed"']
+    target: {unit: name, allow: ["quantum-*.service"]}
+    limits: [50/1h]
+    cooldown: 0s
+    steps: [unit_restart: {reset_failed: once}]
+    verify: {active_for: 2s, within: 30s}
+  - name: unit-looping
+    match: ['alertname="SystemdRestartLoop"']
+    target: {unit: name, allow: ["quantum-*.service"]}
+    limits: [50/1h]
+    steps: [collect_report, notify]
+"#;
+
+async fn refuses_and_tells() -> Result<()> {
+    let engine = shared::engine().await?;
+    let host = SystemdHost::start(engine.clone()).await?;
+    let around = Surroundings { bus: Some(host.bus_address()), docker: Some(engine.host()) };
+    provoke(&host).await?;
+    let at = ClosedLoop::start(Setup { around, remediator: REMEDIATOR, ..Setup::default() }).await?;
+    for (unit, _, cause, _) in SERVICES {
+        wait_for(&format!("the cause of {unit}"), SOON, async || {
+            let scrape = at.exporter.scrape().await?;
+            let told: Vec<_> = scrape.all("systemd_service_failure_cause", &[("name", unit)]).collect();
+            let causes: Vec<_> = told.iter().map(|sample| sample.labels["cause"].as_str()).collect();
+            ensure!(causes == [*cause], "{causes:?} and not {cause}");
+            Ok(())
+        })
+        .await?;
+    }
+    for (unit, _, cause, cure) in SERVICES.iter().filter(|(unit, ..)| *unit != PORTFOLIO) {
+        is_refused(&at, &host, unit, cause, cure).await?;
+    }
+    a_loop_is_reported(&at).await?;
+    cured_is_restarted(&at, &host).await?;
+    // The document's own fix, and the service comes up by its own Restart=.
+    host.exec(&["sh", "-c", "echo '127.0.0.1 quantum_redis' >>/etc/hosts"]).await?;
+    wait_for("the name to resolve for its service", SOON, async || {
+        ensure!(host.property(PORTFOLIO, "SubState").await? == "running");
+        Ok(())
+    })
+    .await
+}
+
+async fn provoke(host: &SystemdHost) -> Result<()> {
+    host.exec(&["sh", "-ec", "useradd --system qt; mkdir -p /home/qt/quantum_trader/runtime"]).await?;
+    host.write_file("/srv/no-module", NO_MODULE).await?;
+    host.write_file("/srv/no-name", NO_NAME).await?;
+    for (unit, text, ..) in SERVICES {
+        host.install_unit(unit, text).await?;
+    }
+    for (unit, ..) in SERVICES {
+        host.exec(&["sh", "-c", "systemctl start \"$1\" || true", "sh", unit]).await?;
+    }
+    Ok(())
+}
+
+/// Nothing is called, and people hear why and what to do.
+async fn is_refused(at: &ClosedLoop, host: &SystemdHost, unit: &str, cause: &str, cure: &str) -> Result<()> {
+    at.fires("SystemdUnitFailed", ("name", unit)).await?;
+    let ended = |one: &Value| one["phase"] == "ended";
+    let record = at.remediation("the refusal", ("unit-failed", unit), ended).await?;
+    ensure!(record["outcome"] == "blocked" && record["reason"] == "restart_cannot_cure", "{record:#}");
+    let why = &record["before"]["unit"]["why"];
+    ensure!(why["cause"] == cause, "{record:#}");
+    let starts = host.starts(unit).await?;
+    ensure!(starts == 1, "{unit} was started {starts} times: by the test, and by nobody else");
+    let told = at.told.wait_for("people to hear of it", SOON, |one| one["target"] == unit).await?;
+    let text = told["text"].as_str().context("a message has a text")?;
+    ensure!(text.contains("a restart cannot cure it, a person is needed") && text.contains(cure), "{text}");
+    let explained = at.remediator.cli(&["explain", "unit-failed", unit]).await?;
+    ensure!(explained.contains("no (restart_cannot_cure)") && explained.contains(cure), "{explained}");
+    Ok(())
+}
+
+async fn a_loop_is_reported(at: &ClosedLoop) -> Result<()> {
+    let alert = json!({"alertname": "SystemdRestartLoop", "instance": "127.0.0.1:1", "name": PORTFOLIO});
+    at.deliver(alert).await?;
+    let ended = |one: &Value| one["phase"] == "ended";
+    let record = at.remediation("the report", ("unit-looping", PORTFOLIO), ended).await?;
+    ensure!(record["outcome"] == "reported", "{record:#}");
+    let told = at.told.wait_for("the message", SOON, |one| one["target"] == PORTFOLIO).await?;
+    let text = told["text"].as_str().context("a message has a text")?;
+    ensure!(text.contains("no address for the name quantum_redis"), "{text}");
+    ensure!(text.contains("Cure: ") && text.contains("127.0.0.1 quantum_redis"), "{text}");
+    let steps = record["steps"].as_array().into_iter().flatten();
+    let report = steps.filter_map(|step| step["detail"].as_str()?.strip_prefix("report ")).next();
+    let report = fs::read_to_string(report.context("there is a report")?)?;
+    ensure!(report.contains("cause: no address for the name quantum_redis (name_resolution)"), "{report}");
+    ensure!(
+        report.contains("journal:\n") && report.contains("Temporary failure in name resolution"),
+        "{report}"
+    );
+    Ok(())
+}
+
+/// The document's own fix: a drop-in that lets it write. Only then is it restarted, and runs.
+async fn cured_is_restarted(at: &ClosedLoop, host: &SystemdHost) -> Result<()> {
+    let folder = format!("/etc/systemd/system/{EXECUTION}.d");
+    let text = "[Service]\nReadWritePaths=/home/qt/quantum_trader/runtime\n";
+    // The lab's /etc is its own copy, which the remediator sees: there the file is as young as on the host.
+    fs::create_dir_all(&folder)?;
+    fs::write(format!("{folder}/writes.conf"), text)?;
+    host.exec(&["mkdir", "-p", &folder]).await?;
+    host.write_file(&format!("{folder}/writes.conf"), text).await?;
+    host.systemctl(&["daemon-reload"]).await?;
+    let record = at
+        .remediation("the restart after the cure", ("unit-failed", EXECUTION), |one| {
+            one["outcome"] == "succeeded"
+        })
+        .await?;
+    let changed = record["before"]["unit"]["why"]["changed"].as_str().unwrap_or_default();
+    ensure!(changed.contains("writes.conf has changed since"), "{record:#}");
+    ensure!(host.property(EXECUTION, "ActiveState").await? == "active");
+    ensure!(host.starts(EXECUTION).await? == 2, "by the test, and by the one repair");
+    let scrape = at.exporter.scrape().await?;
+    let told = scrape.all("systemd_service_failure_cause", &[("name", EXECUTION)]).count();
+    ensure!(told == 0, "what runs fails of nothing");
+    Ok(())
+}
