@@ -115,7 +115,7 @@ impl Assessor {
             && unit.why.is_none()
             && is_trouble(&unit.load_state, &unit.active_state, &unit.sub_state)
         {
-            unit.why = self.eyes.why(unit).await;
+            unit.why = self.eyes.why(unit).await.map(Box::new);
         }
         seen
     }

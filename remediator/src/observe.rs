@@ -104,7 +104,7 @@ pub struct Unit {
     pub runs_once: bool,
     /// Why it failed or loops, where somebody has looked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<Why>,
+    pub why: Option<Box<Why>>,
 }
 
 /// Why a service failed or loops.
@@ -167,7 +167,7 @@ impl Observation {
     /// Why a unit failed or loops, where somebody has looked for that and found something.
     pub fn why(&self) -> Option<&Why> {
         match self {
-            Self::Unit(unit) => unit.why.as_ref().filter(|why| why.cause != diagnose::Cause::Unknown),
+            Self::Unit(unit) => unit.why.as_deref().filter(|why| why.cause != diagnose::Cause::Unknown),
             _ => None,
         }
     }

@@ -205,7 +205,7 @@ mod tests {
                 changed: changed.map(str::to_owned),
                 unread: None,
             };
-            Observation::Unit(Unit { why: Some(why), ..Unit::default() })
+            Observation::Unit(Unit { why: Some(Box::new(why)), ..Unit::default() })
         };
         let denied = seen(Cause::PermissionDenied, None);
         let detail = "a start cannot cure it (permission denied on /data/out.log): add ReadWritePaths=/data";

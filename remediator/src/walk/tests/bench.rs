@@ -180,7 +180,7 @@ pub(super) enum Does {
     /// Leaves this much of the filesystem in use.
     Leave(f64),
     /// Makes the target look so.
-    Show(Observation),
+    Show(Box<Observation>),
     /// Is refused.
     Refuse,
     /// Finds the host busy with something that excludes it.
@@ -282,7 +282,7 @@ impl Action for Fake {
                 Does::Nothing => {}
                 Does::Sicken => self.world.sicken(&target),
                 Does::Leave(used) => self.world.show(&target, disk(used)),
-                Does::Show(seen) => self.world.show(&target, seen),
+                Does::Show(seen) => self.world.show(&target, *seen),
                 Does::Refuse => return Err(Failure::Refused("it says no".to_owned())),
                 Does::Defer => return Err(Failure::Busy("another is at it".to_owned())),
                 Does::Hang => std::future::pending().await,

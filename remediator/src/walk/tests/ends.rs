@@ -126,7 +126,7 @@ async fn what_is_well_needs_nothing_and_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_recovers_while_the_report_is_taken_is_left_alone() {
     let mut bench = unit_bench(&[]);
-    let report = bench.fake("report", Class::S0, Does::Show(unit("active", "by-itself")));
+    let report = bench.fake("report", Class::S0, Does::Show(Box::new(unit("active", "by-itself"))));
     let restart = bench.fake("restart", Class::S2, Does::Cure);
     bench.steps("unit", [report, restart]);
     let record = bench.heal("unit", APP).await;
@@ -286,7 +286,7 @@ async fn a_unit_that_flaps_until_the_deadline_is_not_repaired() {
 #[tokio::test(start_paused = true)]
 async fn down_without_an_error_is_not_better() {
     for state in ["inactive", "activating", "deactivating"] {
-        let bench = unit_bench(&[("restart", Does::Show(unit(state, "run-1")))]);
+        let bench = unit_bench(&[("restart", Does::Show(Box::new(unit(state, "run-1"))))]);
         let record = bench.heal("unit", APP).await;
         assert_eq!(ended(&record), (Outcome::Ineffective, "steps_used_up"), "{state}");
         assert_eq!(bench.told().await, ["ineffective steps_used_up"]);
@@ -311,7 +311,7 @@ async fn a_container_that_never_gets_past_starting_is_not_repaired() {
 ";
     for (after, outcome) in [("starting", Outcome::Ineffective), ("healthy", Outcome::Succeeded)] {
         let mut bench = Bench::new(&[rule.to_owned()]);
-        let restart = bench.fake("restart", Class::S2, Does::Show(container(after)));
+        let restart = bench.fake("restart", Class::S2, Does::Show(Box::new(container(after))));
         bench.steps("container", [restart]);
         bench.world.show("app", container("unhealthy"));
         assert_eq!(bench.heal("container", "app").await.outcome, Some(outcome), "{after}");
@@ -395,7 +395,7 @@ async fn a_rule_without_a_mark_is_done_when_it_is_no_longer_needed() {
     let rule = unit_rule("unit", "").replace("    verify: {active_for: 10s, within: 60s}\n", "");
     let rule = rule.replace("unit_restart", "unit_reset_failed");
     for (does, expected) in [
-        (Does::Show(unit("inactive", "run-0")), (Outcome::Succeeded, "verified")),
+        (Does::Show(Box::new(unit("inactive", "run-0"))), (Outcome::Succeeded, "verified")),
         (Does::Nothing, (Outcome::Ineffective, "steps_used_up")),
     ] {
         let mut bench = Bench::new(std::slice::from_ref(&rule));
@@ -437,7 +437,7 @@ async fn an_alias_is_no_second_target() {
     };
     bench.world.show("app-alias.service", seen("run-0"));
     bench.world.show(APP, seen("run-0"));
-    let step = bench.fake("restart", Class::S2, Does::Show(seen("run-1")));
+    let step = bench.fake("restart", Class::S2, Does::Show(Box::new(seen("run-1"))));
     bench.steps("unit", [step]);
     // Both at once: one stands for both.
     bench.alert("unit", "app-alias.service").await;
