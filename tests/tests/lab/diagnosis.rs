@@ -38,7 +38,7 @@ redis.exceptions.ConnectionError: Error -3 connecting to quantum_redis:6379. Tem
 const SERVICES: &[(&str, &str, &str, &str)] = &[
     (
         EXECUTION,
-        "[Service]\nProtectSystem=strict\nExecStart=/bin/sh -c 'echo event >/home/qt/quantum_trader/runtime/disk_buffer && exec sleep 600'\n",
+        "[Service]\nProtectSystem=strict\nProtectHome=read-only\nExecStart=/bin/sh -c 'echo event >/home/qt/quantum_trader/runtime/disk_buffer && exec sleep 600'\n",
         "read_only_filesystem",
         "ReadWritePaths=/home/qt/quantum_trader/runtime ",
     ),
@@ -94,8 +94,9 @@ async fn refuses_and_tells() -> Result<()> {
     for (unit, _, cause, _) in SERVICES {
         wait_for(&format!("the cause of {unit}"), SOON, async || {
             let scrape = at.exporter.scrape().await?;
-            let told: Vec<_> = scrape.all("systemd_service_failure_cause", &[("name", unit)]).collect();
-            let causes: Vec<_> = told.iter().map(|sample| sample.labels["cause"].as_str()).collect();
+            let about = [("name", *unit)];
+            let told = scrape.all("systemd_service_failure_cause", &about);
+            let causes: Vec<_> = told.map(|sample| sample.labels["cause"].as_str()).collect();
             ensure!(causes == [*cause], "{causes:?} and not {cause}");
             Ok(())
         })

@@ -788,3 +788,37 @@ async fn five_thousand_units_are_one_look() {
     assert_eq!(bench.fake.asked("ListUnits"), 1);
     assert_eq!(bench.fake.asked("NRestarts"), 500, "only details of what is published");
 }
+
+#[tokio::test]
+async fn why_a_service_fails_is_told_at_the_look_after_the_one_that_saw_it() {
+    // Each with what nobody needs a journal for.
+    let failed = |name: &str, result: &str| {
+        FakeUnit::new(name).states("loaded", "failed", "failed").with("Result", result.to_owned())
+    };
+    let bench = bench(&[], vec![failed("slow.service", "timeout"), FakeUnit::new("web.service")]);
+    let causes = async || {
+        let families = bench.families().await;
+        let family = families.iter().find(|family| family.name == "systemd_service_failure_cause");
+        family
+            .into_iter()
+            .flat_map(|family| &family.samples)
+            .map(|sample| sample.labels.to_vec())
+            .collect::<Vec<_>>()
+    };
+    assert!(causes().await.is_empty(), "no look waits for it");
+    bench.questions();
+    super::causes::read_due(&bench.collector.keeper).await;
+    assert!(bench.questions() > 0);
+    let labels = |cause: &str| vec![("name", "slow.service".to_owned()), ("cause", cause.to_owned())];
+    assert_eq!(causes().await, [labels("timeout")]);
+    bench.questions();
+    super::causes::read_due(&bench.collector.keeper).await;
+    assert_eq!(bench.questions(), 0, "nothing has changed");
+    bench
+        .fake
+        .announce("slow.service", |unit| {
+            (unit.active_state, unit.sub_state) = ("active".to_owned(), "running".to_owned());
+        })
+        .await;
+    assert!(causes().await.is_empty(), "what runs fails of nothing");
+}
