@@ -422,6 +422,9 @@ pub(crate) async fn reach(
     let client = outgoing::client(|| Client::builder().unix_socket(socket.as_path()).timeout(ORDER_TIMEOUT))?;
     request(&client).send().await.map_err(|error| {
         let cure = "it runs as another user (try as root), with another state.dir, or not at all";
-        anyhow::anyhow!("no remediator answers at {}: {cure} ({error})", socket.display())
+        // Only the innermost cause says more than that the request failed.
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+        anyhow::anyhow!("no remediator answers at {}: {cure} ({cause})", socket.display())
     })
 }

@@ -94,8 +94,7 @@ impl View<'_> {
         self.alerts(out)?;
         writeln!(out, "\non record")?;
         let Some(reader) = self.reader else {
-            writeln!(out, "  there is no state yet in {}", config.state_dir.display())?;
-            return Ok(());
+            return Ok(writeln!(out, "  {}", history::no_state(config))?);
         };
         // What was done under an alias is on record under the name of the thing itself.
         let known_as = match self.assessor.eyes.observe(target).await {

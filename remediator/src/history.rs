@@ -27,7 +27,7 @@ pub fn history(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let reader = open(config)?;
+    let reader = open(config)?.with_context(|| no_state(config))?;
     let recent = reader.recent(rule, target, limit)?;
     if !json {
         return write(&reader, &recent, out);
@@ -51,14 +51,16 @@ pub(crate) fn write(reader: &Reader, remediations: &[Record], out: &mut impl Wri
     Ok(())
 }
 
-/// Opens the state for reading.
-pub(crate) fn open(config: &Config) -> anyhow::Result<Reader> {
-    Reader::open(config.places().in_use()).with_context(|| {
-        format!(
-            "cannot read the state in {}; has evenkeel-remediator been started with this state.dir?",
-            config.state_dir.display()
-        )
-    })
+/// Opens the state for reading, if there is any yet.
+pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Reader>> {
+    let reader = Reader::open_if_any(&config.places());
+    reader.with_context(|| format!("cannot read the state in {}", config.state_dir.display()))
+}
+
+/// Where there is none.
+pub(crate) fn no_state(config: &Config) -> String {
+    let dir = config.state_dir.display();
+    format!("there is no state yet in {dir}: evenkeel-remediator has not been started with this state.dir")
 }
 
 /// One remediation with all that is known of it, times in RFC 3339.

@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, Moment, rfc3339},
     config::{self, Config},
     daemon::Daemon,
-    history::{named, open, standing_and_why, when},
+    history::{named, no_state, open, standing_and_why, when},
     journal::{HaltKind, Phase, Reader, Record},
     policy::Class,
     text::{printable, shell_word},
@@ -32,14 +32,20 @@ const WIDEST: usize = 48;
 /// What is open, what was done last, and what the limits leave; `daemon` as it answered, or why it did not.
 ///
 /// # Errors
-/// When there is no state or it cannot be read.
+/// When there is no state or it cannot be read; how the daemon stands is told all the same.
 pub fn status(
     config: &Config,
     daemon: &anyhow::Result<Daemon>,
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    write(config, &open(config)?, daemon, clock, out)
+    match open(config)? {
+        Some(reader) => write(config, &reader, daemon, clock, out),
+        None => {
+            head(config, daemon, &clock.now(), out)?;
+            anyhow::bail!(no_state(config))
+        }
+    }
 }
 
 /// The same of a state that has been opened.
@@ -52,6 +58,21 @@ pub(crate) fn write(
 ) -> anyhow::Result<()> {
     let wall = clock.now();
     let now = reader.on_timeline(&wall)?;
+    head(config, daemon, &wall, out)?;
+    state(config, daemon, reader, out)?;
+    halts(reader, &now, &wall, out)?;
+    remediations(reader, out)?;
+    limits(config, reader, &now, &wall, out)?;
+    needed(config, reader, &now, out)
+}
+
+/// What is configured, and how the daemon stands.
+fn head(
+    config: &Config,
+    daemon: &anyhow::Result<Daemon>,
+    now: &Moment,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     writeln!(
         out,
         "host {}, mode {}, deletion {}, {} rules\n",
@@ -60,12 +81,7 @@ pub(crate) fn write(
         config.deletion.as_str(),
         config.rules.len()
     )?;
-    running(config, daemon, &wall, out)?;
-    state(config, daemon, reader, out)?;
-    halts(reader, &now, &wall, out)?;
-    remediations(reader, out)?;
-    limits(config, reader, &now, &wall, out)?;
-    needed(config, reader, &now, out)
+    running(config, daemon, now, out)
 }
 
 /// One thing that is known of the daemon, or that nobody knows it.

@@ -176,6 +176,11 @@ fn without_a_daemon_orders_say_so_and_looking_works() {
     fs::write(path("r.yml"), "server: {auth: none}\nstate: {dir: state}\n").unwrap();
     let ran = remediator(folder.path(), &["--config.file", "r.yml", "resume"]);
     said(&ran, 1, "no remediator answers at");
+    let looked = |command: &str| remediator(folder.path(), &["--config.file", "r.yml", command]);
+    said(&looked("status"), 1, "  daemon         not known: no remediator answers at state/control.sock");
+    said(&looked("status"), 1, "or not at all (No such file or directory (os error 2))\n");
+    said(&looked("status"), 1, "there is no state yet in state: evenkeel-remediator has not been started");
+    said(&looked("history"), 1, "there is no state yet in state");
     assert!(!Path::new(&path("state")).exists(), "an order made a state");
 }
 
