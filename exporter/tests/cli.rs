@@ -183,7 +183,7 @@ fn the_shipped_examples_are_good_configurations() {
 const REFUSED: &[(&str, &str)] = &[
     (
         "sytemd: {}\n",
-        ":1:1: unknown key `sytemd`: expected one of `systemd`, `docker`, `filesystem`, `redis`, `resolve`, `environment`, `expectations`; did you mean `systemd`?\n  \
+        ":1:1: unknown key `sytemd`: expected one of `systemd`, `snapshot`, `docker`, `filesystem`, `redis`, `resolve`, `environment`, `expectations`; did you mean `systemd`?\n  \
          1 | sytemd: {}\n    | ^",
     ),
     (
@@ -237,6 +237,14 @@ const REFUSED: &[(&str, &str)] = &[
         "filesystem: {mount_timeout: 0s}\n",
         ":1:29: `filesystem.mount_timeout`: `0s` is no time to wait: write 5s\n  \
          1 | filesystem: {mount_timeout: 0s}\n    |                             ^",
+    ),
+    (
+        "snapshot: {units: []}\n",
+        ": `snapshot.units` is empty: name the units whose files are compared, as in [\"shop-*.service\"]",
+    ),
+    (
+        "snapshot: {units: [a.service], dir: here}\n",
+        ": `snapshot.dir` must begin with /: it is the remediator's folder, as /var/lib/evenkeel/snapshots",
     ),
     (
         "redis: [{name: a}]\n",

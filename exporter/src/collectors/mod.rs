@@ -9,6 +9,7 @@ pub mod host;
 pub mod journal;
 pub mod redis;
 pub mod resolve;
+pub mod snapshot;
 pub mod systemd;
 
 use std::{fmt, sync::Arc};
@@ -37,6 +38,10 @@ pub const ALL: &[Entry] = &[
             let config = &options.config.systemd;
             Arc::new(systemd::SystemdCollector::start(config, &options.flags.systemd, shutdown))
         },
+    },
+    Entry {
+        name: snapshot::NAME,
+        build: |options, _| Arc::new(snapshot::SnapshotCollector::new(options.config.snapshot.as_ref())),
     },
     Entry {
         name: docker::NAME,
@@ -93,6 +98,8 @@ pub struct Flags {
 pub struct Config {
     /// Which units to look at closely.
     pub systemd: systemd::Config,
+    /// What the units' files are compared with.
+    pub snapshot: Option<snapshot::Config>,
     /// Labels of containers, and how often to ask for disk usage.
     pub docker: docker::Config,
     /// Which filesystems are looked at.
@@ -115,6 +122,7 @@ impl Config {
     pub(crate) fn check(&self, origin: &str) -> Result<(), ConfigError> {
         self.docker.check(origin)?;
         self.filesystem.check(origin)?;
+        self.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.check(origin))?;
         for (index, redis) in self.redis.iter().enumerate() {
             redis.check(&self.redis[..index], origin)?;
         }

@@ -58,6 +58,14 @@ pub fn has_unit_file(root: &Path, name: &str) -> bool {
     paths.any(|path| path.exists())
 }
 
+/// Whether the path, without `.` and `..`, is that of something in one of the folders, or in a folder in them.
+pub(super) fn is_in_a_unit_folder(path: &Path) -> bool {
+    let Ok(path) = path.strip_prefix("/") else { return false };
+    FOLDERS.iter().any(|folder| {
+        path.strip_prefix(folder).is_ok_and(|rest| (1..=2).contains(&rest.components().count()))
+    })
+}
+
 /// Changes when anything about the unit files under `root` does: a file that was written, a link that was made, also in
 /// the folders beside units that hold drop-ins and what they pull in. Only for comparison in one process.
 pub fn unit_files_stamp(root: &Path) -> u64 {

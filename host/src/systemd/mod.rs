@@ -15,6 +15,7 @@ mod files;
 mod name;
 mod references;
 mod signals;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod unit_file;
