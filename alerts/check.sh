@@ -32,6 +32,7 @@ route SystemdUnitFailed evenkeel-remediator,log severity=info remediate=true rem
 route SystemdUnitStillFailed team severity=warning remediation_rule=unit-failed
 route SystemdRestartLoop evenkeel-remediator,log severity=info remediate=true remediation_rule=unit-looping
 route SystemdUnitStillLooping team severity=warning remediation_rule=unit-looping
+route SystemdUnitFileDrift team severity=warning
 
 route ContainerUnhealthy evenkeel-remediator,log severity=info remediate=true remediation_rule=container-unhealthy
 route ContainerStillUnhealthy team severity=warning remediation_rule=container-unhealthy

@@ -26,6 +26,7 @@ pub fn parsers() -> Vec<Parser> {
         journal::PARSERS,
         redis::PARSERS,
         systemd::PARSERS,
+        systemd::snapshot::PARSERS,
         web::PARSERS,
         web::SECURITY_PARSERS,
     ]

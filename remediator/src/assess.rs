@@ -123,6 +123,7 @@ impl Assessor {
     /// One step of a remediation, with all that its action may use.
     pub fn job(&self, id: i64, rule: &Rule, sight: &Sight) -> Job {
         Job {
+            config: Arc::clone(&self.config),
             host: self.host.clone(),
             notifier: self.notifier.clone(),
             reports: self.reports.clone(),
@@ -141,15 +142,24 @@ impl Assessor {
         match checked.unwrap_or_else(|_| Err(Failure::Refused(format!("no answer within {CHECK_TIMEOUT:?}"))))
         {
             Err(failure) => Check::Skip("check_failed", failure.to_string()),
-            Ok(Check::Go | Check::Frees(_)) if !self.config.deletion.allows(action.class()) => Check::Skip(
-                "policy",
-                format!(
-                    "it is of class {} and policy.deletion is {}",
-                    action.class().as_str(),
-                    self.config.deletion.as_str()
-                ),
-            ),
-            Ok(Check::Go) if action.class() == Class::S2 => self.blast_radius(job).await,
+            Ok(Check::Go | Check::Frees(_) | Check::Changes(_))
+                if !self.config.deletion.allows(action.class()) =>
+            {
+                Check::Skip(
+                    "policy",
+                    format!(
+                        "it is of class {} and policy.deletion is {}",
+                        action.class().as_str(),
+                        self.config.deletion.as_str()
+                    ),
+                )
+            }
+            Ok(check @ (Check::Go | Check::Changes(_))) if action.class() == Class::S2 => {
+                match self.blast_radius(job).await {
+                    Check::Go => check,
+                    refused => refused,
+                }
+            }
             Ok(check) => check,
         }
     }
@@ -187,6 +197,7 @@ impl Assessor {
             match self.judge(step, &job).await {
                 Check::Go => {}
                 Check::Frees(bytes) => frees = Some(bytes),
+                Check::Changes(what) => record.detail = Some(what),
                 Check::Skip(reason, detail) => {
                     record.state = StepState::Skipped;
                     record.reason = Some(reason.to_owned());

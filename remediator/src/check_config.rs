@@ -45,7 +45,7 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
     let Config { gates, storm, reconcile, .. } = config;
     let span = |duration| PromDuration::new(duration).to_string();
     let packages = if gates.package_manager { ", while a package manager is at work" } else { "" };
-    vec![
+    let mut settings = vec![
         ("listen", listen(&config.access)),
         ("let in", let_in(&config.access)),
         ("orders", orders(&config.access)),
@@ -89,7 +89,13 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
                 format!("again each {interval}, for {ttl} after the last alert")
             },
         ),
-    ]
+    ];
+    if let Some(golden) = &config.golden {
+        let units: Vec<String> = golden.units.iter().map(ToString::to_string).collect();
+        let (dir, keep) = (golden.dir.display(), golden.keep);
+        settings.push(("snapshots", format!("of {} in {dir}, {keep} kept", units.join(", "))));
+    }
+    settings
 }
 
 fn listen(access: &Access) -> String {

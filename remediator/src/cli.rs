@@ -135,6 +135,9 @@ enum Command {
         verb: Verb,
         /// The rule and the target, as the unit's instance has them.
         instance: String,
+        /// Take back what it has left half done, and do nothing else.
+        #[arg(long)]
+        recover: bool,
     },
     /// Write what stands around the daemon, from its configuration.
     Generate {
@@ -243,8 +246,11 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
             order(&config, "/api/v1/trigger", json!({"rule": rule, "target": target}), out).await
         }
         Command::Reload => order(&config, "/-/reload", json!({}), out).await,
-        Command::Helper { verb, instance } => {
+        Command::Helper { verb, instance, recover: false } => {
             helper::run(config, &cli.config_file, verb, &instance, out).await
+        }
+        Command::Helper { verb, instance, recover: true } => {
+            helper::recover(config, &cli.config_file, verb, &instance, out).await
         }
     }
 }

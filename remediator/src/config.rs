@@ -5,10 +5,12 @@ mod api;
 mod file;
 mod rule;
 mod server;
+mod snapshot;
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +26,7 @@ use self::{
     rule::RuleChecker,
 };
 use crate::{
+    actions::{self, Golden},
     admission::gates::Gates,
     api::{Api, prometheus::Prometheus},
     journal::{Places, Storm},
@@ -66,6 +69,8 @@ pub struct Config {
     pub alertmanager: Option<Api>,
     /// Where conditions are asked, and whether the exporter is scraped.
     pub prometheus: Option<Prometheus>,
+    /// Which units have golden snapshots, and where.
+    pub golden: Option<Arc<Golden>>,
     /// Who is told.
     pub receivers: Vec<Receiver>,
     /// What may be deleted.
@@ -158,6 +163,13 @@ fn fragment_files(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
+/// What else the configuration has that rules may need.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    prometheus: bool,
+    snapshot: bool,
+}
+
 /// Knows where the configuration came from, for its errors and its relative paths.
 struct Checker {
     origin: String,
@@ -181,11 +193,12 @@ impl Checker {
         let deny = DenyList::with(file.policy.deny_units.clone());
         let mut receivers = self.receivers(file.notify)?;
         let mut rules = Vec::new();
-        let has_prometheus = file.prometheus.is_some();
-        self.rules(file.rules, &file.policy, &deny, has_prometheus, &mut rules)?;
+        let golden = self.golden(file.snapshot, &deny)?.map(Arc::new);
+        let given = Given { prometheus: file.prometheus.is_some(), snapshot: golden.is_some() };
+        self.rules(file.rules, &file.policy, &deny, given, &mut rules)?;
         for (checker, fragment) in fragments {
             receivers.extend(checker.receivers(fragment.notify)?);
-            checker.rules(fragment.rules, &file.policy, &deny, has_prometheus, &mut rules)?;
+            checker.rules(fragment.rules, &file.policy, &deny, given, &mut rules)?;
         }
         let state_dir = self.base.join(&file.state.dir);
         Ok(Config {
@@ -198,6 +211,7 @@ impl Checker {
             reconcile: self.reconcile(&file.reconcile)?,
             alertmanager: self.alertmanager(file.alertmanager.as_ref())?,
             prometheus: self.prometheus(file.prometheus.as_ref())?,
+            golden,
             receivers,
             deletion: file.policy.deletion,
             mode: file.policy.mode,
@@ -217,7 +231,7 @@ impl Checker {
         files: Vec<RuleFile>,
         policy: &Policy,
         deny: &DenyList,
-        has_prometheus: bool,
+        given: Given,
         rules: &mut Vec<Rule>,
     ) -> Result<(), ConfigError> {
         for file in files {
@@ -226,11 +240,19 @@ impl Checker {
                 let message = format!("rule `{name}` stands twice: give each rule a name of its own");
                 return Err(self.at(&file.name, message));
             }
-            if let (Some(gate), false) = (file.gates.first(), has_prometheus) {
+            if let (Some(gate), false) = (file.gates.first(), given.prometheus) {
                 let message = format!(
                     "rule `{name}`: `gates` needs to know whom to ask: add `prometheus: {{url: http://127.0.0.1:9090}}`"
                 );
                 return Err(self.at(gate, message));
+            }
+            let is_of_snapshots = |step: &&Located<actions::Step>| actions::needs_snapshots(&step.value);
+            if let (Some(step), false) = (file.steps.value.iter().find(is_of_snapshots), given.snapshot) {
+                let message = format!(
+                    "rule `{name}`: step `{}` needs to know which units belong together: add `snapshot: {{units: [\"shop-*.service\"]}}`",
+                    step.value.0.name()
+                );
+                return Err(self.at(step, message));
             }
             rules.push(RuleChecker::new(self, policy, deny, file.name.clone()).rule(file)?);
         }

@@ -128,6 +128,10 @@ impl View<'_> {
             let verdict = match (&step.reason, &step.detail, frees) {
                 (Some(reason), Some(detail), _) => format!("no ({reason}): {}", printable(detail)),
                 (.., Some(bytes)) => format!("would run, and free {} at most", format_bytes(*bytes)),
+                (None, Some(changes), None) => {
+                    let lines: Vec<String> = changes.lines().map(printable).collect();
+                    format!("would run: {}", lines.join("\n          "))
+                }
                 _ => "would run".to_owned(),
             };
             let text = format!("{} [{}] {verdict}", step.action, step.class.as_str());

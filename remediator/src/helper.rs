@@ -7,7 +7,8 @@ use std::{
     fs,
     io::{Read as _, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use clap::ValueEnum;
 use tokio::time::timeout;
 
 use crate::{
-    actions::{self, Check, Failure},
+    actions::{self, Answer, Check, Done, Failure},
     assess::Assessor,
     config::{self, Config},
     explain,
@@ -30,8 +31,8 @@ use crate::{
     trust,
 };
 
-/// Where the answers about what fills a disk are left for the remediator.
-const ANSWERS: &str = "/run/evenkeel/largest";
+/// Where answers are left for the remediator, in a folder for each verb: those whose template has one there.
+const ANSWERS: &str = "/run/evenkeel";
 /// An answer's size at most, in bytes.
 const ANSWER_MAX: u64 = 1024 * 1024;
 /// How long the helper may take to say what fills a disk, starting and walking together.
@@ -46,14 +47,24 @@ pub enum Verb {
     JournalVacuum,
     /// Cut off the oldest part of containers' logs.
     ContainerLogTruncate,
+    /// Make a golden snapshot of unit files.
+    UnitSnapshot,
+    /// Bring a golden snapshot back.
+    UnitRestore,
     /// Say what fills a filesystem.
     Largest,
 }
 
 impl Verb {
     /// All of them: each has a template unit in `packaging/`.
-    pub const ALL: [Self; 4] =
-        [Self::DaemonReload, Self::JournalVacuum, Self::ContainerLogTruncate, Self::Largest];
+    pub const ALL: [Self; 6] = [
+        Self::DaemonReload,
+        Self::JournalVacuum,
+        Self::ContainerLogTruncate,
+        Self::UnitSnapshot,
+        Self::UnitRestore,
+        Self::Largest,
+    ];
 
     /// The template that does it.
     pub fn template(self) -> &'static str {
@@ -61,6 +72,8 @@ impl Verb {
             Self::DaemonReload => "evenkeel-daemon-reload@.service",
             Self::JournalVacuum => "evenkeel-journal-vacuum@.service",
             Self::ContainerLogTruncate => "evenkeel-container-log-truncate@.service",
+            Self::UnitSnapshot => "evenkeel-unit-snapshot@.service",
+            Self::UnitRestore => "evenkeel-unit-restore@.service",
             Self::Largest => "evenkeel-largest@.service",
         }
     }
@@ -71,6 +84,8 @@ impl Verb {
             Self::DaemonReload => Some(actions::DAEMON_RELOAD),
             Self::JournalVacuum => Some(actions::JOURNAL_VACUUM),
             Self::ContainerLogTruncate => Some(actions::CONTAINER_LOG_TRUNCATE),
+            Self::UnitSnapshot => Some(actions::UNIT_SNAPSHOT),
+            Self::UnitRestore => Some(actions::UNIT_RESTORE),
             Self::Largest => None,
         }
     }
@@ -81,6 +96,17 @@ impl Verb {
     /// When its name would be longer than systemd takes.
     pub fn unit(self, rule: &str, target: &str) -> Result<String, String> {
         instance::unit(self.template(), &instance_of(rule, target))
+    }
+
+    /// Where it leaves its answer about a rule on a target.
+    pub(crate) fn answer(self, rule: &str, target: &str) -> PathBuf {
+        self.answer_of(&instance_of(rule, target))
+    }
+
+    fn answer_of(self, instance: &str) -> PathBuf {
+        let template = self.template();
+        let name = template.trim_start_matches("evenkeel-").trim_end_matches("@.service");
+        Path::new(ANSWERS).join(name).join(instance)
     }
 }
 
@@ -106,41 +132,84 @@ pub async fn run(
     instance: &str,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
+    only_for_root(config_file, verb)?;
+    let assessor = explain::assessor(config);
+    let file = verb.answer_of(instance);
+    let Some(action) = verb.action() else {
+        let (_, target) = admitted(&assessor, instance).map_err(anyhow::Error::msg)?;
+        return answer(&assessor.host, &target, &file).await;
+    };
+    // What is there is of an earlier time.
+    let _ = fs::remove_file(&file);
+    let result = match admitted(&assessor, instance) {
+        Ok((rule, target)) => act(&assessor, rule, &target, action).await.map(|done| (target, done)),
+        Err(no) => Err(Failure::Refused(no)),
+    };
+    let told = result.as_ref().map(|(_, done)| done.clone()).map_err(Clone::clone);
+    leave(&file, &told)?;
+    let (target, done) = result?;
+    Ok(writeln!(out, "{action} on {target}: {}", printable(&done.detail))?)
+}
+
+/// Takes back what a helper of this verb has left half done, as the last thing that its unit does, however it ended.
+///
+/// # Errors
+/// When it cannot be taken back.
+pub async fn recover(
+    config: Config,
+    config_file: &Path,
+    verb: Verb,
+    instance: &str,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    only_for_root(config_file, verb)?;
+    let Some(golden) = config.golden.as_ref().map(Arc::clone).filter(|_| verb == Verb::UnitRestore) else {
+        return Ok(());
+    };
+    let result = actions::take_back_an_interrupted_restore(&Host::local().systemd, &golden).await;
+    let result = match result {
+        Ok(None) => return Ok(()),
+        Ok(Some(how)) => Err(Failure::Refused(format!("it was interrupted; {how}"))),
+        Err(failure) => {
+            Err(Failure::Unknown(format!("it was interrupted, and could not be taken back: {failure}")))
+        }
+    };
+    leave(&verb.answer_of(instance), &result)?;
+    match result {
+        Err(Failure::Refused(how)) => Ok(writeln!(out, "{}", printable(&how))?),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+fn only_for_root(config_file: &Path, verb: Verb) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("this is for root: start {} instead", verb.template());
     }
     trust::only_root_changes(config_file).map_err(anyhow::Error::msg)?;
-    trust::only_root_fills(&config::fragments_folder(config_file)).map_err(anyhow::Error::msg)?;
+    trust::only_root_fills(&config::fragments_folder(config_file)).map_err(anyhow::Error::msg)
+}
+
+/// The rule and the target that an instance names, if the configuration has them.
+fn admitted<'a>(assessor: &'a Assessor, instance: &str) -> Result<(&'a Rule, Target), String> {
     let (rule, name) = rule_and_target(instance)
-        .with_context(|| format!("`{}` names no rule and target", instance.escape_debug()))?;
-    let assessor = explain::assessor(config);
+        .ok_or_else(|| format!("`{}` names no rule and target", instance.escape_debug()))?;
     let known = assessor.config.rules.iter().find(|known| known.name == rule);
-    let rule = known.with_context(|| format!("there is no rule `{}`", rule.escape_debug()))?;
-    let target = match rule.selector.admit(&name) {
-        Ok(target) => target,
-        Err(no) => bail!("rule {} does not act on {}: {}", rule.name, name.escape_debug(), no.reason()),
-    };
-    match verb.action() {
-        Some(action) => act(&assessor, rule, &target, action, out).await,
-        None => answer(&assessor.host, &target, &Path::new(ANSWERS).join(instance)).await,
-    }
+    let rule = known.ok_or_else(|| format!("there is no rule `{}`", rule.escape_debug()))?;
+    let target = rule.selector.admit(&name).map_err(|no| {
+        format!("rule {} does not act on {}: {}", rule.name, name.escape_debug(), no.reason())
+    })?;
+    Ok((rule, target))
 }
 
 /// Carries out the rule's first step of this action that is of any use now.
-async fn act(
-    assessor: &Assessor,
-    rule: &Rule,
-    target: &Target,
-    action: &str,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
+async fn act(assessor: &Assessor, rule: &Rule, target: &Target, action: &str) -> Result<Done, Failure> {
     if rule.mode == Mode::Plan {
-        bail!("rule {} is in mode plan", rule.name);
+        return Err(Failure::Refused(format!("rule {} is in mode plan", rule.name)));
     }
-    let sight = match assessor.look(rule, target).await {
-        Ok(sight) => sight,
-        Err(stop) => bail!("{} ({}): {}", stop.outcome, stop.reason, stop.detail),
-    };
+    let sight = assessor
+        .look(rule, target)
+        .await
+        .map_err(|stop| Failure::Refused(format!("{} ({}): {}", stop.outcome, stop.reason, stop.detail)))?;
     let job = assessor.job(0, rule, &sight);
     let mut refusal = format!("rule {} has no step {action}", rule.name);
     for step in rule.steps.iter().filter(|step| step.0.name() == action) {
@@ -150,11 +219,28 @@ async fn act(
         }
         let limit = step.0.timeout();
         let ran = timeout(limit, step.0.run(&job)).await;
-        let done = ran.unwrap_or_else(|_| Err(Failure::Unknown(format!("no end within {limit:?}"))))?;
-        writeln!(out, "{action} on {target}: {}", printable(&done.detail))?;
+        return ran.unwrap_or_else(|_| Err(Failure::Unknown(format!("no end within {limit:?}"))));
+    }
+    Err(Failure::Refused(refusal))
+}
+
+/// Leaves what became of it where the remediator finds it; without a folder for that it goes without.
+fn leave(file: &Path, result: &Result<Done, Failure>) -> anyhow::Result<()> {
+    if !file.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    bail!(refusal)
+    let text = serde_json::to_vec(&Answer::of(result))?;
+    put(file, &text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Beside it and renamed: who reads meanwhile reads the old one whole. Names of files may tell something, so only root and
+/// the unit's group read them.
+fn put(file: &Path, text: &[u8]) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut written = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+    written.write_all(text)?;
+    fs::rename(&new, file)
 }
 
 /// Leaves the answer to "what fills this disk" where the remediator finds it.
@@ -163,16 +249,8 @@ async fn answer(host: &Host, target: &Target, file: &Path) -> anyhow::Result<()>
         bail!("{target} is no filesystem");
     }
     let filling = host.filling(target.name()).await;
-    let write = || -> std::io::Result<()> {
-        // Beside it and renamed: who reads meanwhile reads the old one whole. Names of files may tell something, so
-        // only root and the unit's group read them.
-        let new = file.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        let mut written = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-        written.write_all(&serde_json::to_vec(&filling)?)?;
-        fs::rename(&new, file)
-    };
-    write().with_context(|| format!("cannot write {}", file.display()))
+    let text = serde_json::to_vec(&filling)?;
+    put(file, &text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// What fills a filesystem. By the helper where this process may not look everywhere and the helper is installed, else as
@@ -191,7 +269,7 @@ pub async fn filling(host: &Host, rule: &str, mount_point: &str) -> Filling {
 async fn asked(host: &Host, rule: &str, mount_point: &str) -> Result<Filling, Failure> {
     let unit = Verb::Largest.unit(rule, mount_point).map_err(Failure::Refused)?;
     actions::start_helper(&host.systemd, &unit).await?;
-    let file = Path::new(ANSWERS).join(instance_of(rule, mount_point));
+    let file = Verb::Largest.answer(rule, mount_point);
     let read = || -> std::io::Result<Filling> {
         let mut text = Vec::new();
         fs::File::open(&file)?.take(ANSWER_MAX).read_to_end(&mut text)?;

@@ -192,7 +192,9 @@ fn describe(step: &StepRecord, out: &mut impl Write) -> std::io::Result<()> {
         text += &format!(" in {}", PromDuration::new(took));
     }
     if let Some(detail) = step.detail.as_deref().filter(|detail| !detail.is_empty()) {
-        text += &format!(": {}", printable(detail));
+        // What a plan would change in files has lines of its own.
+        let lines: Vec<String> = detail.lines().map(printable).collect();
+        text += &format!(": {}", lines.join("\n               "));
     }
     entry(&format!("step {}", step.position + 1), &text, out)?;
     entry("", &printable(&step.plan), out)?;

@@ -3,6 +3,25 @@
 
 pub use evenkeel_host::text::printable;
 
+/// Behind so many bytes no further line begins.
+const MOST_OF_LINES: usize = 16 * 1024;
+
+/// The same of several lines, each by itself and all of them bounded together: what would be changed in files.
+pub fn printable_lines(text: &str) -> String {
+    let mut shown = String::new();
+    for line in text.lines() {
+        if shown.len() > MOST_OF_LINES {
+            shown.push_str("\n…");
+            break;
+        }
+        if !shown.is_empty() {
+            shown.push('\n');
+        }
+        shown.push_str(&printable(line));
+    }
+    shown
+}
+
 /// A short name for a text, the same in every build: FNV-1a (draft-eastlake-fnv). Nothing secret can be read from it,
 /// and nothing may rely on it being hard to match.
 pub fn digest(bytes: &[u8]) -> String {
@@ -27,6 +46,15 @@ pub fn shell_word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_stay_lines_and_are_bounded_together() {
+        assert_eq!(printable_lines("a\n  - b\u{1b}[2J\r\n\nc\n"), "a\n  - b\\u{1b}[2J\n\nc");
+        let long =
+            printable_lines(&"x".repeat(1000).lines().cycle().take(100).collect::<Vec<_>>().join("\n"));
+        assert!(long.len() < MOST_OF_LINES + 2000 && long.ends_with("\n…"), "{}", long.len());
+        assert_eq!(printable_lines(""), "");
+    }
 
     #[test]
     fn what_is_pasted_stays_one_word() {

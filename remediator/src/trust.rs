@@ -13,13 +13,21 @@ const STICKY: u32 = 0o1000;
 /// # Errors
 /// With what is wrong, for people. May block on a filesystem that hangs.
 pub fn only_root_changes(path: &Path) -> Result<(), String> {
+    only_changed_by(path, &[0])
+}
+
+/// The same with others beside root who may own it.
+///
+/// # Errors
+/// As [`only_root_changes`].
+pub(crate) fn only_changed_by(path: &Path, owners: &[u32]) -> Result<(), String> {
     let said = |path: &Path, what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     // A link is as good as the place it leads to; who may change the link itself may write in its folder.
     let real = fs::canonicalize(path).map_err(|error| said(path, &error))?;
     let on_the_way = path.ancestors().filter(|part| !part.as_os_str().is_empty());
     for part in real.ancestors().chain(on_the_way) {
         let metadata = fs::metadata(part).map_err(|error| said(part, &error))?;
-        if let Err(wrong) = judge(metadata.uid(), metadata.mode(), metadata.is_dir()) {
+        if let Err(wrong) = judge(metadata.uid(), metadata.mode(), metadata.is_dir(), owners) {
             return Err(said(part, &wrong));
         }
     }
@@ -36,7 +44,7 @@ pub fn only_root_fills(folder: &Path) -> Result<(), String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         metadata => metadata.map_err(|error| said(&error))?,
     };
-    judge(metadata.uid(), metadata.mode(), false).map_err(|wrong| said(&wrong))?;
+    judge(metadata.uid(), metadata.mode(), false, &[0]).map_err(|wrong| said(&wrong))?;
     only_root_changes(folder)?;
     for entry in fs::read_dir(folder).map_err(|error| said(&error))? {
         only_root_changes(&entry.map_err(|error| said(&error))?.path())?;
@@ -44,8 +52,12 @@ pub fn only_root_fills(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn judge(owner: u32, mode: u32, is_folder: bool) -> Result<(), String> {
-    if owner != 0 {
+/// Whether a file or folder of this owner and mode is changed by `owners` only.
+///
+/// # Errors
+/// With what is wrong, for people.
+pub(crate) fn judge(owner: u32, mode: u32, is_folder: bool, owners: &[u32]) -> Result<(), String> {
+    if !owners.contains(&owner) {
         Err(format!("it belongs to uid {owner} and not to root"))
     } else if mode & OTHERS_WRITE != 0 && !(is_folder && mode & STICKY != 0) {
         Err(format!("others than root may write to it (mode {:04o}): chmod go-w", mode & 0o7777))
@@ -60,6 +72,7 @@ mod tests {
 
     #[test]
     fn only_what_root_alone_can_change_is_trusted() {
+        let judge = |owner, mode, is_folder| judge(owner, mode, is_folder, &[0]);
         assert_eq!(judge(0, 0o100_644, false), Ok(()));
         assert_eq!(judge(0, 0o040_755, true), Ok(()));
         // A folder like /tmp: others may add to it, and not replace what is root's.

@@ -80,7 +80,13 @@ impl Walker {
         let interrupted = matches!(remediation.phase, Phase::Running | Phase::Verifying);
         // Whatever was done before is verified first: it may have helped meanwhile.
         if interrupted || way.acted {
-            match self.effect(rule, &target, remediation.before.as_ref(), way.unknown).await {
+            let before = remediation.before.as_ref();
+            let effect = if !way.done && ladder::proves_nothing(rule, before) {
+                Effect::NotWell(None)
+            } else {
+                self.effect(rule, &target, before, way.unknown).await
+            };
+            match effect {
                 Effect::Left => return Ok(Next::Left),
                 Effect::Well(after) => {
                     let end = End::new(Outcome::Succeeded, "verified", "", Some(after));

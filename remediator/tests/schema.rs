@@ -90,8 +90,10 @@ fn what_the_comments_of_the_example_show_is_right() {
          verify: {{usage_below: 80%, within: 5m}}\n     steps:\n{}",
         bare(&format!("\n{steps}"))
     );
-    let text =
-        format!("server: {{auth: none}}\npolicy: {{deletion: data}}\nrules:\n{}\n{disk}\n", bare(rules));
+    let text = format!(
+        "server: {{auth: none}}\npolicy: {{deletion: data}}\nsnapshot: {{units: [shop.target]}}\nrules:\n{}\n{disk}\n",
+        bare(rules)
+    );
     assert_eq!(marked(&schema(), &text), Vec::<String>::new(), "{text}");
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("r.yml"), &text).unwrap();

@@ -111,7 +111,7 @@ impl SnapshotCollector {
             kept = reading.await.map_err(CollectError::new)?;
         }
         match kept.as_ref().map(|kept| &kept.seen) {
-            Some(Ok(Some(block))) => Ok(Look::Seen(vec![Arc::clone(block)])),
+            Some(Ok(Some(block))) => Ok(Look::of(vec![Arc::clone(block)])),
             Some(Ok(None)) | None => Ok(Look::Absent),
             Some(Err(error)) => Err(CollectError::new(error)),
         }
@@ -230,12 +230,12 @@ mod tests {
     }
 
     async fn lines(collector: &SnapshotCollector) -> Vec<String> {
-        let Look::Seen(blocks) = collector.look().await.unwrap() else { panic!("nothing is seen") };
+        let Look::Seen(seen) = collector.look().await.unwrap() else { panic!("nothing is seen") };
         let line = |name: &str, sample: &Sample| {
             let labels: Vec<String> = sample.labels.iter().map(|(_, value)| value.to_string()).collect();
             format!("{name} {} {}", labels.join(" "), sample.value)
         };
-        let families = blocks.iter().flat_map(|block| block.read_back());
+        let families = seen.blocks.iter().flat_map(|block| block.read_back());
         families
             .flat_map(|family| family.samples.iter().map(|one| line(family.name, one)).collect::<Vec<_>>())
             .collect()

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub use drift::{Change, Drift, drift};
 pub use look::{Found, Odd, Scan, look, scan};
+#[cfg(feature = "foreign-input")]
+pub(crate) use shelf::PARSERS;
 pub use shelf::{FILES, MANIFEST, Shelf, Snapshot, SnapshotError, is_name, name};
 
 use super::{files::is_in_a_unit_folder, is_unit_name};

@@ -56,6 +56,7 @@ impl Bench {
             prober: Prober::default(),
         };
         Job {
+            config: std::sync::Arc::new(crate::config::tests::config("rules: []\n").unwrap()),
             host,
             notifier: Notifier::default(),
             reports: self.dir.path().join("reports"),

@@ -12,6 +12,7 @@ mod container_start;
 mod daemon_reload;
 mod disk;
 mod engine;
+mod golden;
 mod image_prune;
 mod journal_vacuum;
 mod notify;
@@ -21,12 +22,15 @@ mod unit_job;
 mod unit_reload;
 mod unit_reset_failed;
 mod unit_restart;
+mod unit_restore;
+mod unit_snapshot;
 mod unit_start;
 mod unit_stop;
 
 use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+pub use golden::Golden;
 pub use permission::Permission;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -40,6 +44,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use crate::{
+    config::Config,
     fullness::Marks,
     notify::Notifier,
     observe::{Host, Observation},
@@ -63,6 +68,8 @@ pub const NAMES: &[&str] = &[
     unit_reload::NAME,
     unit_reset_failed::NAME,
     unit_restart::NAME,
+    unit_restore::NAME,
+    unit_snapshot::NAME,
     unit_start::NAME,
     unit_stop::NAME,
 ];
@@ -73,7 +80,15 @@ pub const REPORT: &str = collect_report::NAME;
 pub(crate) const CONTAINER_LOG_TRUNCATE: &str = container_log_truncate::NAME;
 pub(crate) const DAEMON_RELOAD: &str = daemon_reload::NAME;
 pub(crate) const JOURNAL_VACUUM: &str = journal_vacuum::NAME;
-pub(crate) use by_root::start as start_helper;
+pub(crate) const UNIT_RESTORE: &str = unit_restore::NAME;
+pub(crate) const UNIT_SNAPSHOT: &str = unit_snapshot::NAME;
+pub(crate) use by_root::{Answer, start as start_helper};
+pub(crate) use unit_restore::take_back as take_back_an_interrupted_restore;
+
+/// Whether a step is about golden snapshots, and so about what `snapshot` of the configuration says.
+pub fn needs_snapshots(step: &Step) -> bool {
+    [unit_snapshot::NAME, unit_restore::NAME].contains(&step.0.name())
+}
 
 /// Why a start is not made: the unit fails of something that no start cures. A person is needed.
 pub const RESTART_CANNOT_CURE: &str = "restart_cannot_cure";
@@ -118,6 +133,8 @@ fn parse<E: serde::de::Error>(name: &str, parameters: impl Parameters<E>) -> Res
         unit_reload::NAME => Arc::new(parameters.read::<unit_reload::UnitReload>()?),
         unit_reset_failed::NAME => Arc::new(parameters.read::<unit_reset_failed::UnitResetFailed>()?),
         unit_restart::NAME => Arc::new(parameters.read::<unit_restart::UnitRestart>()?),
+        unit_restore::NAME => Arc::new(parameters.read::<unit_restore::UnitRestore>()?),
+        unit_snapshot::NAME => Arc::new(parameters.read::<unit_snapshot::UnitSnapshot>()?),
         unit_start::NAME => Arc::new(parameters.read::<unit_start::UnitStart>()?),
         unit_stop::NAME => Arc::new(parameters.read::<unit_stop::UnitStop>()?),
         unknown => return Err(E::unknown_variant(unknown, NAMES)),
@@ -173,6 +190,8 @@ pub trait Action: Send + Sync + fmt::Debug {
 /// One step on one target, with all that an action may use.
 #[derive(Clone)]
 pub struct Job {
+    /// What is configured for all rules.
+    pub config: Arc<Config>,
     /// The host's sources, for looking and for the calls.
     pub host: Host,
     /// Where `notify` sends to.
@@ -198,6 +217,9 @@ pub enum Check {
     Go,
     /// It may help, and frees so many bytes at most.
     Frees(u64),
+    /// It may help, and changes what is written on this host: the first line says what, for everybody who is told; the
+    /// lines after it say how, for those on the host. For the plan, and for whoever is to approve of it.
+    Changes(String),
     /// It would not, or must not: the word is a metric label, the detail for people. The next step is tried.
     Skip(&'static str, String),
 }
@@ -354,6 +376,8 @@ mod tests {
         ("unit_reload", Class::S2),
         ("unit_reset_failed", Class::S1),
         ("unit_restart", Class::S2),
+        ("unit_restore", Class::S2),
+        ("unit_snapshot", Class::S1),
         ("unit_start", Class::S2),
         ("unit_stop", Class::S2),
     ];

@@ -42,6 +42,8 @@ pub(super) struct File {
     /// Where the `gates` of rules are asked, and whether this host's exporter is scraped. Everything else works without
     /// it, and while it is down.
     pub(super) prometheus: Option<Located<PrometheusFile>>,
+    /// Which units have golden snapshots, for the steps unit_snapshot and unit_restore.
+    pub(super) snapshot: Option<Located<SnapshotFile>>,
     /// Who is told.
     #[serde(default)]
     pub(super) notify: Vec<NotifyTo>,
@@ -214,6 +216,22 @@ pub(super) struct ReconcileFile {
     /// An alert that was not heard of for so long asks for nothing any more; 0s takes nothing up again.
     #[schemars(extend("default" = "6h"))]
     pub(super) alert_ttl: Option<PromDuration>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SnapshotFile {
+    /// Where they are; the helper units write to the default.
+    #[schemars(extend("default" = "/var/lib/evenkeel/snapshots"))]
+    pub(super) dir: Option<Located<PathBuf>>,
+    /// Where the units' files are: one or both of /etc/systemd/system and /usr/local/lib/systemd/system.
+    #[schemars(extend("default" = ["/etc/systemd/system"]))]
+    pub(super) folders: Option<Located<Vec<String>>>,
+    /// Whose files belong together: names, with * and ?.
+    pub(super) units: Located<Vec<Located<Pattern>>>,
+    /// So many are kept.
+    #[schemars(extend("default" = 5))]
+    pub(super) keep: Option<Located<usize>>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

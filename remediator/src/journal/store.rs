@@ -7,11 +7,16 @@ use serde::Serialize;
 
 use super::{
     Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request, Standing,
-    StepRecord, Tally, Write, outbox, place, query, reserve, schema,
+    StepRecord, StepState, Tally, Write, outbox, place, query, reserve, schema,
     statement::{execute, query_row},
     timeline::{self, Portion, note_boot, note_counted},
 };
-use crate::{admission::Refusal, clock::Moment, observe::Observation, text::printable};
+use crate::{
+    admission::Refusal,
+    clock::Moment,
+    observe::Observation,
+    text::{printable, printable_lines},
+};
 
 /// After so long a silence on the timeline, in milliseconds, the same refusal is news again: 24 hours.
 const SILENCE_MS: i64 = 86_400_000;
@@ -408,7 +413,11 @@ pub(super) fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqli
             step.plan,
             step.state.as_str(),
             step.reason,
-            step.detail.as_deref().map(printable),
+            // What a plan would change has lines of its own; whatever is told by others is one.
+            step.detail.as_deref().map(match step.state {
+                StepState::Planned => printable_lines,
+                _ => printable,
+            }),
             step.started_wall_ms,
             step.ended_wall_ms
         ],

@@ -231,8 +231,19 @@ pub(super) fn notice(ended: &Record, occasion: Occasion, steps: &[StepRecord]) -
         if let Some(freed) = step.measured_freed_bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
             text += &format!(", freed {}", format_bytes(freed));
         }
-        if step.state == StepState::Planned {
-            text += &format!(": {}", step.plan);
+        let first_line = step.detail.as_deref().and_then(|detail| detail.lines().next());
+        match step.state {
+            StepState::Planned => {
+                text += &format!(": {}", step.plan);
+                if let Some(changes) = first_line {
+                    text += &format!(" ({changes})");
+                }
+            }
+            // Why is what a person has to know.
+            StepState::Failed | StepState::Unknown if step.class.acts() => {
+                text += &first_line.map_or_else(String::new, |why| format!(": {why}"));
+            }
+            _ => {}
         }
         text
     });

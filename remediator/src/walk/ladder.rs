@@ -205,6 +205,9 @@ impl Walker {
             let effect = match glance {
                 Some(effect) => effect,
                 None if rule.is_done_when_completed() => self.completed(&record, &sight.target).await,
+                None if !way.done && proves_nothing(rule, Some(&before)) => {
+                    Effect::NotWell(self.assessor.eyes.observe(&sight.target).await.ok())
+                }
                 None => self.effect(rule, &sight.target, Some(&before), is_unanswered).await,
             };
             match effect {
@@ -506,6 +509,12 @@ fn would_not_help(reason: &str) -> bool {
 /// Whether a step that acts comes after this one.
 fn has_more(rule: &Rule, position: usize) -> bool {
     rule.steps.iter().skip(position + 1).any(|step| step.0.class().acts())
+}
+
+/// Whether a look afterwards proves nothing, because the target looked well before: what a change of files cures is not
+/// always to be seen in the state of a unit. Then the step's own answer counts.
+pub(super) fn proves_nothing(rule: &Rule, before: Option<&Observation>) -> bool {
+    before.is_some_and(|before| is_met(rule.verify.as_ref(), before, before))
 }
 
 fn is_met(verify: Option<&Verify>, before: &Observation, seen: &Observation) -> bool {

@@ -1,9 +1,15 @@
 //! Everything that the exporter publishes of a fixed state, line by line, as it is in `tests/golden/exporter.prom`: no
 //! name, label, type, help or state changes unnoticed. `make golden` writes the file anew.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
+use evenkeel_host::systemd::snapshot::{self, Entry, FORMAT, MANIFEST, Manifest, OWN_FOLDERS};
 use evenkeel_tests::{
     binaries::{Exporter, Surroundings, built},
     engine::{Engine, Options},
@@ -89,11 +95,14 @@ async fn exposition_of_the_exporter() -> Result<()> {
     fs::create_dir_all("/run/log/journal")?;
 
     let config = dir.join("exporter.yml");
+    let snapshots = snapshot_of_what_is_gone(&dir)?;
     let yaml = format!(
         "systemd: {{watch: ['golden-*.service', golden-missing.service]}}\n\
+         snapshot: {{dir: {}, units: [golden-kept.service]}}\n\
          docker: {{labels: [golden.label]}}\n\
          filesystem: {{mount_points_include: '^{mount_point}$'}}\n\
          redis: [{{name: first, url: '{}'}}, {{name: second, url: '{}'}}]\n{EXPECTED}",
+        snapshots.display(),
         first.url(),
         second.url()
     );
@@ -140,6 +149,23 @@ async fn redis() -> Result<(RedisServer, RedisServer)> {
     let second =
         RedisServer::start_with(&["--save", "", "--appendonly", "yes", "--replicaof", &master]).await?;
     Ok((first, second))
+}
+
+/// A golden snapshot of one unit file that is not there.
+fn snapshot_of_what_is_gone(dir: &Path) -> Result<PathBuf> {
+    let file = Entry::File { mode: "0644".into(), uid: 0, gid: 0, bytes: 1, sha256: Some("0".repeat(64)) };
+    let folder = OWN_FOLDERS[0].to_owned();
+    let manifest = Manifest {
+        format: FORMAT,
+        made_ms: 1,
+        entries: [(format!("{folder}/golden-kept.service"), file)].into(),
+        folders: vec![folder],
+    };
+    let (text, snapshots) = (manifest.text()?, dir.join("snapshots"));
+    let place = snapshots.join(snapshot::name(manifest.made_ms, &text));
+    fs::create_dir_all(&place)?;
+    fs::write(place.join(MANIFEST), text)?;
+    Ok(snapshots)
 }
 
 /// One of every kind that is told apart; none paused, because on cgroup v1 nothing can end a paused process, nor the lab.

@@ -35,6 +35,7 @@ mod plan;
 mod redis_ways;
 mod second_disk;
 mod shared;
+mod snapshot;
 mod sockets;
 mod truth;
 mod unit;
@@ -58,6 +59,7 @@ fn main() {
     let trials = [
         demo::trials(),
         packaged::trials(),
+        snapshot::trials(),
         blind::trials(),
         between_deliveries::trials(),
         held_back::trials(),

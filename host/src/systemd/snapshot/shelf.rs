@@ -205,3 +205,19 @@ fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
 fn said(path: &Path, wrong: &dyn std::fmt::Display) -> SnapshotError {
     SnapshotError(format!("{}: {wrong}", path.display()))
 }
+
+#[cfg(feature = "foreign-input")]
+pub(crate) const PARSERS: &[crate::foreign_input::Parser] = &[crate::foreign_input::Parser {
+    name: "manifests of snapshots",
+    parse: |bytes| {
+        let _ = is_name(&crate::foreign_input::text(bytes));
+        let _ = parse(bytes).map(|manifest| manifest.is_trustworthy(0));
+    },
+    samples: &[
+        EXAMPLE,
+        r#"{"format": 1, "made_ms": 1767787200000, "folders": ["/etc/systemd/system"], "entries": {
+            "/etc/systemd/system/shop.target.wants/shop.service": {"link": {"uid": 0, "gid": 0, "to": "../shop.service"}},
+            "/etc/systemd/system/shop.service.d/a.conf": {"file": {"mode": "0644", "uid": 0, "gid": 0, "bytes": 1,
+                "sha256": "9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0"}}}}"#,
+    ],
+}];

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::bench::{Bench, Does, failed, unit_rule};
+use super::bench::{Bench, Does, failed, receiver, unit_rule};
 use crate::{
+    actions::Check,
     journal::{Decided, Phase, Record, StepState, Verdict},
     observe::{HostState, Observation},
     outcome::Outcome,
@@ -42,6 +43,26 @@ async fn asked(bench: &Bench) -> i64 {
     assert_eq!(bench.walk(id).await.unwrap(), Next::Again(Duration::from_secs(60)));
     assert_eq!((bench.last().phase, bench.last().outcome), (Phase::Awaiting, None));
     id
+}
+
+/// Whoever is asked sees what would change; the lines themselves stay on the host.
+#[tokio::test(start_paused = true)]
+async fn what_would_be_changed_is_on_record_and_its_first_line_in_the_question() {
+    let mut bench = bench();
+    let change = "1 file: /etc/a modified\n  - TOKEN=old\n  + TOKEN=new";
+    let restore = bench.fake("restore", Class::S2, Does::Cure).checked(Check::Changes(change.to_owned()));
+    bench.steps("unit", [restore]);
+    let id = asked(&bench).await;
+    let steps = bench.reader().steps(id).unwrap();
+    assert_eq!(steps[0].detail.as_deref(), Some(change));
+    let letter = bench.journal().next_letter(receiver().key(), bench.now()).await.unwrap().unwrap();
+    assert!(letter.body.contains("(1 file: /etc/a modified)"), "{}", letter.body);
+    assert!(!letter.body.contains("TOKEN"), "{}", letter.body);
+    // It is no way around the rest.
+    bench.world.depend(&["a.service", "b.service", "c.service", "d.service"]);
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::Blocked, "blast_radius"));
 }
 
 #[tokio::test(start_paused = true)]

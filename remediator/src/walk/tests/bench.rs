@@ -362,7 +362,7 @@ pub(super) fn disk(used_ratio: f64) -> Observation {
 }
 
 /// Hears of everything.
-fn receiver() -> Receiver {
+pub(super) fn receiver() -> Receiver {
     let url = Secret::new("http://receiver.example");
     Receiver { form: Form::Webhook, url, bearer_token: None, on: vec![On::All] }
 }

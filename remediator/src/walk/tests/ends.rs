@@ -10,6 +10,7 @@ use crate::{
     observe::{Container, Observation, Unit},
     outcome::Outcome,
     policy::{Class, Mode},
+    rules::NeededWhen,
 };
 
 const APP: &str = "app.service";
@@ -449,4 +450,22 @@ async fn an_alias_is_no_second_target() {
     assert_eq!((record.target.as_str(), ended(&record)), (APP, (Outcome::Limited, "cooldown")));
     assert_eq!(bench.world.called(), ["restart"]);
     assert_eq!(bench.reader().recent(None, Some("app-alias.service"), 9).unwrap().len(), 0);
+}
+
+/// What a change of files cures is not always to be seen in the state of the unit.
+#[tokio::test(start_paused = true)]
+async fn what_looked_well_before_is_judged_by_the_step_s_own_answer() {
+    for (does, expected) in [
+        (Does::Nothing, (Outcome::Succeeded, "verified")),
+        (Does::Refuse, (Outcome::Failed, "refused_by_host")),
+        (Does::Hang, (Outcome::Unknown, "unanswered")),
+        (Does::Sicken, (Outcome::Ineffective, "steps_used_up")),
+    ] {
+        let mut bench = unit_bench(&[("restore", does)]);
+        bench.rule("unit").needed = NeededWhen::Always;
+        bench.reconfigure();
+        bench.world.show(APP, unit("active", "run-0"));
+        let record = bench.heal("unit", APP).await;
+        assert_eq!(ended(&record), expected);
+    }
 }
