@@ -7,7 +7,7 @@ pub mod prometheus;
 use std::time::Duration;
 
 use evenkeel_host::config::Secret;
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use reqwest::{Certificate, Client, Identity, RequestBuilder, Url, redirect};
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ impl Api {
     }
 
     /// Whether it runs on this host.
-    fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         let address = |host: &str| host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().ok();
         self.url.host_str().is_some_and(|host| {
             host == "localhost" || address(host).is_some_and(|address| address.is_loopback())
@@ -135,7 +135,17 @@ impl Api {
 
     /// A question to one of its paths.
     fn get(&self, path: &str) -> RequestBuilder {
-        let request = self.client.get(format!("{}{path}", self.url.as_str().trim_end_matches('/')));
+        self.request(Method::GET, path)
+    }
+
+    /// Something to tell it.
+    fn post(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}{path}", self.url.as_str().trim_end_matches('/'));
+        let request = self.client.request(method, url);
         match &self.login {
             Login::None => request,
             Login::Bearer(token) => request.bearer_auth(token.expose()),

@@ -1,4 +1,5 @@
-//! The command line. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
+//! The command line. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration; of `selftest` and `drill` also 2, not
+//! known.
 
 use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -21,14 +22,20 @@ use crate::{
     check_config,
     clock::Clock,
     config::{self, Config},
-    control, daemon, explain,
+    control, daemon,
+    drill::{self, Order, Verdict},
+    explain,
     generate::{self, What},
     helper::{self, Verb},
-    history, journal, serve, simulate, status,
+    history, journal,
+    pipeline::State,
+    selftest, serve, simulate, status,
 };
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
+/// Whether all is well could not be told.
+const UNTOLD: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -126,6 +133,19 @@ enum Command {
         /// The target's name, where the rule admits more than one.
         target: Option<String>,
     },
+    /// Look whether everything is there that a repair needs, up to the routes of Alertmanager. Exit codes: 0 all is well,
+    /// 1 something is not, 2 something could not be told.
+    Selftest,
+    /// Make a unit of evenkeel's own fail, and follow its alert until it is repaired and over. Exit codes: 0 all of it
+    /// was seen, 1 it did not get any further, 2 it could not be told.
+    Drill {
+        /// Let Prometheus raise the alert by what the exporter says, instead of raising it in Alertmanager.
+        #[arg(long)]
+        end_to_end: bool,
+        /// How long all of it may take. From end to end that is the rule's `for` and `keep_firing_for` too.
+        #[arg(long, value_name = "DURATION", default_value = "15m")]
+        timeout: PromDuration,
+    },
     /// Read the configuration again.
     Reload,
     /// For the template units: do what takes root.
@@ -158,7 +178,7 @@ pub fn main() -> ExitCode {
         }
     };
     match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<ConfigError>() || is_newer_state(&error) => {
             complain(&error);
             ExitCode::from(USAGE)
@@ -173,10 +193,11 @@ pub fn main() -> ExitCode {
 }
 
 /// What comes before there are threads, and then everything else.
-fn start(cli: Cli) -> anyhow::Result<()> {
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Generate { what: What::Schema } = cli.command {
         // Whoever writes their first configuration has none yet.
-        return Ok(std::io::stdout().write_all(generate::schema().as_bytes())?);
+        std::io::stdout().write_all(generate::schema().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
     let config = config::load(&cli.config_file)?;
     let inherited = match &cli.command {
@@ -206,9 +227,24 @@ fn inherited(config: &Config) -> anyhow::Result<Option<Inherited>> {
     Ok(Some(inherited))
 }
 
-async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {
+async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::Result<ExitCode> {
     let out = &mut std::io::stdout().lock();
     match cli.command {
+        Command::Selftest => {
+            return Ok(match selftest::run(&config, out).await? {
+                State::Ok => ExitCode::SUCCESS,
+                State::Failing => ExitCode::FAILURE,
+                State::Unknown => ExitCode::from(UNTOLD),
+            });
+        }
+        Command::Drill { end_to_end, timeout } => {
+            let order = Order { end_to_end, within: timeout.get() };
+            return Ok(match drill::run(config, order, out).await? {
+                Verdict::Passed => ExitCode::SUCCESS,
+                Verdict::Stopped => ExitCode::FAILURE,
+                Verdict::Untold => ExitCode::from(UNTOLD),
+            });
+        }
         Command::Serve => {
             log::init(&cli.log_level, cli.log_format);
             serve(config, inherited).await
@@ -253,6 +289,7 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
             helper::recover(config, &cli.config_file, verb, &instance, out).await
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Gives the running remediator an order, and prints what it says.

@@ -2,7 +2,7 @@
 //! Prometheus and Alertmanager said last. The status page shows it; `status`, `explain` and `simulate`, which are
 //! processes of their own, ask for it over the control socket. It changes nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_host::build;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     control,
     journal::Standing,
     metrics::Metrics,
+    pipeline::{Arrivals, Report},
 };
 
 /// The question's path on the control socket.
@@ -41,6 +42,12 @@ pub struct Daemon {
     pub prometheus: Option<Asked>,
     /// The last question to Alertmanager.
     pub alertmanager: Option<Asked>,
+    /// What was last found of the way that alerts come; empty before the first look.
+    #[serde(default)]
+    pub pipeline: Report,
+    /// By which of Alertmanager's receivers deliveries have come, and when the last, milliseconds since 1970.
+    #[serde(default)]
+    pub arrived: BTreeMap<String, i64>,
 }
 
 /// How the configuration was read last.
@@ -61,6 +68,10 @@ pub struct Sources {
     pub metrics: Metrics,
     /// Where the state lies.
     pub standing: watch::Receiver<Standing>,
+    /// The way that alerts come.
+    pub pipeline: watch::Receiver<Report>,
+    /// By which receivers they have come.
+    pub arrivals: Arrivals,
 }
 
 impl Sources {
@@ -77,6 +88,8 @@ impl Sources {
             exporter: heard.exporter,
             prometheus: heard.apis.remove("prometheus"),
             alertmanager: heard.apis.remove("alertmanager"),
+            pipeline: self.pipeline.borrow().clone(),
+            arrived: self.arrivals.all(),
         }
     }
 }

@@ -86,7 +86,21 @@ impl Matcher {
         self.accepts("")
     }
 
-    fn accepts(&self, value: &str) -> bool {
+    /// The label that it is about.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The one value that it accepts, where that is only one.
+    pub(crate) fn only(&self) -> Option<&str> {
+        match &self.test {
+            Test::Equal(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether the label may have this value.
+    pub(crate) fn accepts(&self, value: &str) -> bool {
         match &self.test {
             Test::Equal(expected) => value == expected,
             Test::NotEqual(unwanted) => value != unwanted,

@@ -19,6 +19,7 @@ use crate::{
     api::{Asked, Fault, prometheus::Exporter},
     notify::Delivery,
     outcome::Outcome,
+    pipeline::{Check, Report, State},
     rules::Rule,
     target::Kind,
 };
@@ -55,6 +56,8 @@ struct Inner {
     api_requests: Family<Labels, Counter>,
     api_last_success: Family<Labels, Gauge>,
     exporter_up: Family<Labels, Gauge>,
+    pipeline: Family<Labels, Gauge>,
+    pipeline_at: Gauge,
     heard: Mutex<Heard>,
 }
 
@@ -232,6 +235,22 @@ impl Metrics {
         self.0.exporter_up.get_or_create(&Vec::new()).set(up);
     }
 
+    /// What was found of the way that alerts come; none where nothing is configured to be asked about it.
+    pub fn pipeline(&self, report: Option<&Report>) {
+        let Some(report) = report else {
+            self.0.pipeline_at.set(0);
+            return self.0.pipeline.clear();
+        };
+        self.0.pipeline_at.set(report.at_ms / 1000);
+        for check in Check::ALL {
+            for state in State::ALL {
+                let labels = vec![("check", check.as_str().to_owned()), ("state", state.as_str().to_owned())];
+                let is = report.state(check) == state;
+                self.0.pipeline.get_or_create(&labels).set(i64::from(is));
+            }
+        }
+    }
+
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn notifications(&self, result: Delivery) -> u64 {
@@ -312,6 +331,16 @@ impl Metrics {
             "Whether Prometheus scrapes this host's exporter, where it says",
             this.exporter_up.clone(),
         );
+        registry.register(
+            "pipeline_check",
+            "What a check of the way that alerts come here found last",
+            this.pipeline.clone(),
+        );
+        registry.register(
+            "pipeline_check_timestamp_seconds",
+            "When that was last checked, 0 when it was not",
+            this.pipeline_at.clone(),
+        );
     }
 }
 
@@ -337,6 +366,8 @@ impl Inner {
             api_last_success: Family::default(),
             exporter_up: Family::default(),
             heard: Mutex::default(),
+            pipeline: Family::default(),
+            pipeline_at: Gauge::default(),
         }
     }
 }

@@ -170,8 +170,8 @@ pub fn increasing(limits: &[Limit]) -> bool {
 }
 
 /// Units that are never acted on, whatever the configuration says: losing one of them loses the host, or the
-/// remediator itself.
-const NEVER: [&str; 19] = [
+/// remediator itself. Of evenkeel's own that is all but the one that `drill` breaks.
+const NEVER: [&str; 23] = [
     "ssh.service",
     "sshd.service",
     "ssh.socket",
@@ -189,7 +189,11 @@ const NEVER: [&str; 19] = [
     "docker.service",
     "docker.socket",
     "containerd.service",
-    "evenkeel-*.service",
+    "evenkeel-exporter*.service",
+    "evenkeel-remediator*.service",
+    "evenkeel-docker-proxy*.service",
+    "evenkeel-facts*.service",
+    "evenkeel-*@*.service",
     "evenkeel-*.timer",
 ];
 
@@ -265,12 +269,16 @@ mod tests {
             "systemd-networkd.service",
             "docker.service",
             "evenkeel-remediator.service",
+            "evenkeel-exporter.service",
+            "evenkeel-docker-proxy.service",
+            "evenkeel-maintenance@weekly.service",
+            "evenkeel-weekly@images.timer",
             "vpn.service",
             "user@1000.service",
         ] {
             assert!(deny.denies(unit), "{unit}");
         }
-        for unit in ["nginx.service", "sshguard.service", "quantum-dbus.service"] {
+        for unit in ["nginx.service", "sshguard.service", "quantum-dbus.service", "evenkeel-drill.service"] {
             assert!(!deny.denies(unit), "{unit}");
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     notify::{Notifier, Post, PostOffice},
     observe::Host,
+    pipeline::{self, Arrivals, Report},
     policy::Mode,
     reconcile::Reconciler,
     server::{Room, Server},
@@ -72,8 +73,16 @@ pub async fn run(
         stop.clone(),
     ));
     let started = clock.now();
-    let sources =
-        Sources { started: started.clone(), metrics: metrics.clone(), standing: journal.standing() };
+    let arrivals = Arrivals::default();
+    let (found, pipeline) = watch::channel(Report::default());
+    tasks.spawn(pipeline::watch(live.clone(), arrivals.clone(), metrics.clone(), found, stop.clone()));
+    let sources = Sources {
+        started: started.clone(),
+        metrics: metrics.clone(),
+        standing: journal.standing(),
+        pipeline,
+        arrivals: arrivals.clone(),
+    };
     let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
         .under(config);
     let bell = Bell::default();
@@ -100,8 +109,17 @@ pub async fn run(
     };
     tasks.spawn(take_orders(control.clone(), stop.clone()));
     tasks.spawn(heed_hangups(hangups, control.clone(), stop.clone()));
-    let server =
-        Server { live, journal, clock, metrics, bell, stop: stop.clone(), room: Room::default(), control };
+    let server = Server {
+        live,
+        journal,
+        clock,
+        metrics,
+        bell,
+        stop: stop.clone(),
+        room: Room::default(),
+        control,
+        arrivals,
+    };
     let security = server.security();
     let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();

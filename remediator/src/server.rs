@@ -22,6 +22,7 @@ use crate::{
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     page::{self, Facts},
+    pipeline::Arrivals,
     webhook::{self, BODY_MAX, Meaning},
     worker::Bell,
 };
@@ -75,6 +76,8 @@ pub struct Server {
     pub room: Room,
     /// Carries out what people order.
     pub control: Control,
+    /// Remembers by which receivers deliveries come.
+    pub arrivals: Arrivals,
 }
 
 impl Server {
@@ -174,8 +177,9 @@ impl Server {
                 Meaning::Ignored(reason) => ignored.push(reason),
             }
         });
-        if let Err(error) = read {
-            return reply::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
+        match read {
+            Ok(receiver) => self.arrivals.note(&receiver, self.clock.now().wall_ms),
+            Err(error) => return reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
         drop(body);
         let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});

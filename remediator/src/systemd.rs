@@ -31,6 +31,9 @@ pub trait Manager {
     /// Has a unit read its own configuration; the answer is the job.
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
+    /// Sends a signal to a unit's processes, or to its main one only.
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+
     /// Makes and starts a unit that has no file; the answer is the job.
     fn start_transient_unit(
         &self,

@@ -29,6 +29,9 @@ const VALUE_KEPT: usize = 300;
 struct Delivery<'a> {
     #[serde(default)]
     version: String,
+    /// The name of Alertmanager's receiver by which it came.
+    #[serde(default)]
+    receiver: Option<String>,
     #[serde(borrow)]
     alerts: Vec<&'a RawValue>,
 }
@@ -74,7 +77,7 @@ pub enum Meaning {
 }
 
 /// Reads a request's body, and hands over each alert with what it means under this configuration, in order. `local`: the
-/// delivery came over loopback.
+/// delivery came over loopback. Answers the name of Alertmanager's receiver by which it came, empty where it has none.
 ///
 /// # Errors
 /// When it is not JSON of the known shape and version. What was handed over by then counts for nothing: a delivery is
@@ -84,7 +87,7 @@ pub fn read(
     config: &Config,
     local: bool,
     mut take: impl FnMut(&Alert, Meaning),
-) -> Result<(), DeliveryError> {
+) -> Result<String, DeliveryError> {
     let delivery: Delivery<'_> = serde_json::from_slice(body)?;
     if !matches!(delivery.version.as_str(), "4" | "1") {
         return Err(DeliveryError::Version(delivery.version.chars().take(20).collect()));
@@ -94,7 +97,7 @@ pub fn read(
             serde_json::from_str(alert.get()).map_err(|error| DeliveryError::Alert(number, error))?;
         take(&alert, meaning(&alert, config, local));
     }
-    Ok(())
+    Ok(delivery.receiver.unwrap_or_default())
 }
 
 impl Alert {

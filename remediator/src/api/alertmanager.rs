@@ -1,13 +1,16 @@
 //! What Alertmanager says of an alert now: whether it is still there, and whether people have silenced it. Asked only
-//! about what has waited; a delivery itself says that its alert is active.
+//! about what has waited; a delivery itself says that its alert is active. Also its configuration, for who checks where
+//! alerts go, and the alert of a drill.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use hyper::StatusCode;
 use jiff::Timestamp;
+use reqwest::RequestBuilder;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
 
-use super::{Fault, answer};
+use super::{Api, Fault, answer};
 use crate::{config::Config, journal::Record, metrics::Metrics, rules::Rule, webhook};
 
 /// It keeps no alerts over a restart, and Prometheus sends them again within minutes.
@@ -55,6 +58,15 @@ struct Status {
 struct Process {
     /// Since when it has been up.
     uptime: String,
+    #[serde(default)]
+    config: Configuration,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Configuration {
+    /// As YAML, with `<secret>` in place of what is secret.
+    #[serde(default)]
+    original: String,
 }
 
 /// What Alertmanager has of a rule's alerts; nothing when it is not configured or does not say.
@@ -71,6 +83,37 @@ pub async fn alerts(config: &Config, rule: &Rule, metrics: &Metrics) -> Option<A
         up.is_some_and(|up| u64::try_from(up).is_ok_and(|up| up >= SETTLED.as_secs()))
     });
     Some(Alerts { found, local: api.is_local(), settled })
+}
+
+/// The configuration that it works with, as YAML. What is secret in it, it does not show.
+pub(crate) async fn configuration(api: &Api, metrics: Option<&Metrics>) -> Result<String, Fault> {
+    let process: Process = question(api.get("/api/v2/status"), metrics).await?;
+    Ok(process.config.original)
+}
+
+/// How the alert of a drill stands, by its labels.
+pub(crate) async fn standing_of(api: &Api, labels: &BTreeMap<String, String>) -> Result<Standing, Fault> {
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut query: Vec<(&str, String)> =
+        labels.iter().map(|(name, value)| ("filter", format!("{name}=\"{}\"", quoted(value)))).collect();
+    query.extend(["active", "silenced", "inhibited"].map(|kind| (kind, "true".to_owned())));
+    let found: Vec<Found> = question(api.get("/api/v2/alerts").query(&query), None).await?;
+    let found = found.iter().find(|found| found.labels == *labels);
+    Ok(found.map_or(Standing::Gone, |found| found.status.standing()))
+}
+
+/// Raises an alert that ends by itself, or ends one that was raised.
+pub(crate) async fn raise(
+    api: &Api,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<&str, String>,
+    ends: Timestamp,
+) -> Result<(), Fault> {
+    let alert = json!([{"labels": labels, "annotations": annotations, "endsAt": ends.to_string()}]);
+    match answer(api.post("/api/v2/alerts").json(&alert)).await? {
+        (StatusCode::OK, _) => Ok(()),
+        (status, _) => Err(Fault::Status(status, String::new())),
+    }
 }
 
 /// How the alert of a remediation stands now.
@@ -93,19 +136,26 @@ impl Alerts {
             if !same && !names_it(&found.labels) {
                 continue;
             }
-            let Status { state, silenced_by, inhibited_by } = &found.status;
-            standing = match (silenced_by.first(), inhibited_by.first()) {
-                (Some(silence), _) => {
-                    Standing::Muted(format!("silenced in Alertmanager by {}", cut(silence)))
-                }
-                (None, Some(alert)) => {
-                    Standing::Muted(format!("inhibited in Alertmanager by the alert {}", cut(alert)))
-                }
-                _ if state == "suppressed" => Standing::Muted("suppressed in Alertmanager".to_owned()),
-                _ => return Standing::Active,
-            };
+            match found.status.standing() {
+                Standing::Active => return Standing::Active,
+                muted => standing = muted,
+            }
         }
         standing
+    }
+}
+
+impl Status {
+    /// How an alert stands that is there.
+    fn standing(&self) -> Standing {
+        match (self.silenced_by.first(), self.inhibited_by.first()) {
+            (Some(silence), _) => Standing::Muted(format!("silenced in Alertmanager by {}", cut(silence))),
+            (None, Some(alert)) => {
+                Standing::Muted(format!("inhibited in Alertmanager by the alert {}", cut(alert)))
+            }
+            _ if self.state == "suppressed" => Standing::Muted("suppressed in Alertmanager".to_owned()),
+            _ => Standing::Active,
+        }
     }
 }
 
@@ -113,11 +163,23 @@ fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder, metrics: &Metrics) -> Option<T> {
+async fn ask<T: DeserializeOwned>(request: RequestBuilder, metrics: &Metrics) -> Option<T> {
+    question(request, Some(metrics))
+        .await
+        .inspect_err(|fault| tracing::warn!(%fault, "Alertmanager: going on without it"))
+        .ok()
+}
+
+async fn question<T: DeserializeOwned>(
+    request: RequestBuilder,
+    metrics: Option<&Metrics>,
+) -> Result<T, Fault> {
     let read = answer(request).await.and_then(|(status, body)| match status {
         StatusCode::OK => serde_json::from_slice(&body).map_err(|_| Fault::Unreadable),
         status => Err(Fault::Status(status, String::new())),
     });
-    metrics.asked("alertmanager", read.as_ref().err());
-    read.inspect_err(|fault| tracing::warn!(%fault, "Alertmanager: going on without it")).ok()
+    if let Some(metrics) = metrics {
+        metrics.asked("alertmanager", read.as_ref().err());
+    }
+    read
 }

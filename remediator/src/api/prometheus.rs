@@ -1,9 +1,11 @@
-//! What Prometheus is asked: whether it scrapes this host's exporter, and the conditions that rules set in PromQL.
+//! What Prometheus is asked: whether it scrapes this host, which alert rules it has loaded and which alerts fire, and the
+//! conditions that rules set in PromQL.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use reqwest::RequestBuilder;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Api, Fault, answer};
 use crate::{
@@ -36,6 +38,34 @@ pub struct Prometheus {
     pub api: Api,
     /// The job under which it scrapes exporters.
     pub job: String,
+    /// Further jobs that alerts rest on.
+    pub jobs: Vec<String>,
+}
+
+/// An alert rule that Prometheus has loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertRule {
+    /// The alert's name.
+    pub name: String,
+    /// The labels that the rule adds, templates as they are written.
+    pub labels: BTreeMap<String, String>,
+    /// `ok`, `err` or, before the first evaluation, `unknown`.
+    pub health: String,
+    /// What the last evaluation complained about.
+    pub last_error: String,
+    /// When it was last evaluated, RFC 3339; in the year 1 when never.
+    pub last_evaluation: String,
+    /// Between two evaluations.
+    pub interval: Duration,
+}
+
+/// An alert as Prometheus sees it now.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Alert {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// `pending` or `firing`.
+    pub state: String,
 }
 
 /// What Prometheus knows of this host's exporter.
@@ -66,9 +96,9 @@ impl Exporter {
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
-enum Answer {
+enum Answer<T> {
     Success {
-        data: Data,
+        data: T,
     },
     Error {
         #[serde(default)]
@@ -90,6 +120,38 @@ struct Sample {
     #[serde(default)]
     metric: BTreeMap<String, String>,
     value: (f64, String),
+}
+
+#[derive(Debug, Deserialize)]
+struct Groups {
+    #[serde(default)]
+    groups: Vec<Group>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Group {
+    #[serde(default)]
+    interval: f64,
+    #[serde(default)]
+    rules: Vec<Loaded>,
+}
+
+/// A rule as `/api/v1/rules` shows it; one that records has no labels worth knowing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Loaded {
+    r#type: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    health: String,
+    last_error: String,
+    last_evaluation: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Alerts {
+    #[serde(default)]
+    alerts: Vec<Alert>,
 }
 
 /// Whether the conditions of a rule let a step of this class begin.
@@ -120,22 +182,68 @@ pub async fn admit(
 /// Whether this host's exporter is scraped.
 pub async fn exporter(config: &Config, metrics: &Metrics) -> Option<Exporter> {
     let prometheus = config.prometheus.as_ref()?;
-    let job = prometheus.job.replace('\\', "\\\\").replace('"', "\\\"");
-    let Ok(Data::Vector(samples)) =
-        query(&prometheus.api, &format!("up{{job=\"{job}\"}}"), Some(metrics)).await
-    else {
-        return Some(Exporter::Unknown);
-    };
-    let local = prometheus.api.is_local();
-    let ours: Vec<&Sample> =
-        samples.iter().filter(|sample| webhook::is_here(&sample.metric, &config.hosts, local)).collect();
-    Some(if ours.is_empty() {
+    Some(scraped(config, prometheus, &prometheus.job, Some(metrics)).await.unwrap_or(Exporter::Unknown))
+}
+
+/// Whether what Prometheus scrapes of this host under a job answers.
+pub(crate) async fn scraped(
+    config: &Config,
+    prometheus: &Prometheus,
+    job: &str,
+    metrics: Option<&Metrics>,
+) -> Result<Exporter, Fault> {
+    let job = job.replace('\\', "\\\\").replace('"', "\\\"");
+    let samples = series(&prometheus.api, &format!("up{{job=\"{job}\"}}"), metrics).await?;
+    let ours = here(config, &prometheus.api, &samples);
+    Ok(if ours.is_empty() {
         Exporter::Absent
     } else if ours.iter().any(|sample| sample.value.1 == "1") {
         Exporter::Up
     } else {
         Exporter::Down
     })
+}
+
+/// Whether Prometheus has this remediator's own metrics, under whatever job.
+pub(crate) async fn knows_us(
+    config: &Config,
+    prometheus: &Prometheus,
+    metrics: Option<&Metrics>,
+) -> Result<bool, Fault> {
+    let samples = series(&prometheus.api, "evenkeel_remediator_build_info", metrics).await?;
+    Ok(!here(config, &prometheus.api, &samples).is_empty())
+}
+
+/// The alert rules that it has loaded.
+pub(crate) async fn alert_rules(api: &Api, metrics: Option<&Metrics>) -> Result<Vec<AlertRule>, Fault> {
+    // The second is known from 2.53 on, and ignored before.
+    let request = api.get("/api/v1/rules").query(&[("type", "alert"), ("exclude_alerts", "true")]);
+    let Groups { groups } = ask(request, metrics).await?;
+    let loaded = groups.into_iter().flat_map(|group| {
+        let interval = Duration::try_from_secs_f64(group.interval).unwrap_or_default();
+        let alerting = group.rules.into_iter().filter(|rule| rule.r#type == "alerting");
+        alerting.map(move |Loaded { name, labels, health, last_error, last_evaluation, .. }| AlertRule {
+            name,
+            labels,
+            health,
+            last_error,
+            last_evaluation,
+            interval,
+        })
+    });
+    Ok(loaded.collect())
+}
+
+/// The alerts that are pending or fire.
+pub(crate) async fn alerts(api: &Api) -> Result<Vec<Alert>, Fault> {
+    let Alerts { alerts } = ask(api.get("/api/v1/alerts"), None).await?;
+    Ok(alerts)
+}
+
+/// Those about this host.
+fn here<'a>(config: &Config, api: &Api, samples: &'a [Sample]) -> Vec<&'a Sample> {
+    let local = api.is_local();
+    samples.iter().filter(|sample| webhook::is_here(&sample.metric, &config.hosts, local)).collect()
 }
 
 fn holds(data: &Data) -> bool {
@@ -146,8 +254,18 @@ fn holds(data: &Data) -> bool {
     }
 }
 
+async fn series(api: &Api, promql: &str, metrics: Option<&Metrics>) -> Result<Vec<Sample>, Fault> {
+    match query(api, promql, metrics).await? {
+        Data::Vector(samples) => Ok(samples),
+        Data::Scalar(_) | Data::Matrix(_) | Data::String(_) => Err(Fault::Unreadable),
+    }
+}
+
 async fn query(api: &Api, promql: &str, metrics: Option<&Metrics>) -> Result<Data, Fault> {
-    let request = api.get("/api/v1/query").query(&[("query", promql), ("timeout", "4s")]);
+    ask(api.get("/api/v1/query").query(&[("query", promql), ("timeout", "4s")]), metrics).await
+}
+
+async fn ask<T: DeserializeOwned>(request: RequestBuilder, metrics: Option<&Metrics>) -> Result<T, Fault> {
     let read = answer(request).await.and_then(|(status, body)| {
         match (status, serde_json::from_slice(&body)) {
             (StatusCode::OK, Ok(Answer::Success { data })) => Ok(data),

@@ -30,7 +30,8 @@ impl Checker {
     ) -> Result<Option<Prometheus>, ConfigError> {
         let Some(file) = file else { return Ok(None) };
         let job = file.value.job.clone().unwrap_or_else(|| JOB.to_owned());
-        Ok(Some(Prometheus { api: self.api("prometheus", file, &file.value.api())?, job }))
+        let jobs = file.value.jobs.clone();
+        Ok(Some(Prometheus { api: self.api("prometheus", file, &file.value.api())?, job, jobs }))
     }
 
     fn api<T>(&self, key: &str, place: &Located<T>, file: &ApiFile) -> Result<Api, ConfigError> {

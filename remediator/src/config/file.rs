@@ -248,7 +248,7 @@ pub(super) struct ApiFile {
     pub(super) tls: Option<Located<TlsFile>>,
 }
 
-/// The same with a job; flattened, its errors would lose their lines.
+/// The same with jobs; flattened, its errors would lose their lines.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PrometheusFile {
@@ -264,11 +264,14 @@ pub(super) struct PrometheusFile {
     /// The job under which it scrapes exporters.
     #[schemars(extend("default" = "evenkeel-exporter"))]
     pub(super) job: Option<String>,
+    /// Further jobs that must be scraped on this host, because alerts rest on them.
+    #[serde(default)]
+    pub(super) jobs: Vec<String>,
 }
 
 impl PrometheusFile {
     pub(super) fn api(&self) -> ApiFile {
-        let Self { url, bearer_token_file, basic_auth, tls, job: _ } = self;
+        let Self { url, bearer_token_file, basic_auth, tls, job: _, jobs: _ } = self;
         ApiFile {
             url: url.clone(),
             bearer_token_file: bearer_token_file.clone(),

@@ -46,7 +46,7 @@ pub fn write(what: What, config: &Config, out: &mut impl Write) -> anyhow::Resul
 }
 
 /// What a rule's steps need, each once. One that only plans needs nothing for those that act.
-fn permissions(rule: &Rule) -> BTreeSet<Permission> {
+pub(crate) fn permissions(rule: &Rule) -> BTreeSet<Permission> {
     let done = rule.steps.iter().filter(|step| rule.mode > Mode::Plan || !step.0.class().acts());
     done.flat_map(|step| step.0.permissions(rule.selector.kind)).collect()
 }

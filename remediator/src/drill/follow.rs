@@ -1,0 +1,241 @@
+//! The way of a drill: at each moment what was last seen of the alert and of its remediation, and what that means.
+
+use std::{io::Write, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
+
+use super::{Drill, Stage, Stop, UNIT, plan, says::Says, stuck};
+use crate::{
+    api::{
+        Fault,
+        alertmanager::{self, Standing},
+        prometheus,
+    },
+    clock::rfc3339,
+    journal::{Phase, Reader, Record, StepRecord, StepState},
+    outcome::Outcome,
+    webhook,
+};
+
+/// Between two looks into the state.
+const PACE: Duration = Duration::from_millis(250);
+/// Between two questions to Prometheus or Alertmanager.
+const ASK: Duration = Duration::from_secs(1);
+/// Between two looks at what may be in the way.
+const CHECK: Duration = Duration::from_secs(5);
+/// An alert that nobody ends, because this was killed, ends by itself so much later than the drill.
+const LEFT: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is known of the alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Alert {
+    /// Nobody has said anything of it.
+    Unseen,
+    /// It is there, and does not fire yet.
+    Pending,
+    /// It fires.
+    Firing,
+    /// It fires, and is held back: by what.
+    Muted(String),
+}
+
+/// Follows the drill to its end, or to where it stops.
+///
+/// # Errors
+/// When nobody hears what is said.
+pub(super) async fn follow<W: Write>(
+    drill: &mut Drill<'_>,
+    says: &mut Says<'_, W>,
+) -> anyhow::Result<Option<Stop>> {
+    if let Err(stop) = drill.unit.fail().await {
+        return Ok(Some(stop));
+    }
+    drill.reached(Stage::Broken, &format!("{UNIT} has failed, as it was told to"), says)?;
+    if let Err(stop) = drill.raise().await {
+        return Ok(Some(stop));
+    }
+    let mut alert = Alert::Unseen;
+    let mut asked = None;
+    let mut checked = Instant::now();
+    let mut suspected = None;
+    while let Some(awaited) = drill.awaited {
+        if asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK) {
+            asked = Some(Instant::now());
+            // An answer that does not come is looked into by the checks.
+            alert = drill.ask().await.unwrap_or(alert);
+        }
+        let found = match drill.remediation() {
+            Ok(found) => found,
+            Err(stop) => return Ok(Some(stop)),
+        };
+        if let Err(stop) = drill.advance(&alert, found.as_ref(), says).await? {
+            return Ok(Some(stop));
+        }
+        if drill.awaited != Some(awaited) {
+            suspected = None;
+            continue;
+        }
+        if checked.elapsed() >= CHECK {
+            checked = Instant::now();
+            let found = stuck::in_the_way(drill, awaited).await;
+            // Seen twice in a row: what is only being restarted is not in the way.
+            if found.is_some() && found == suspected {
+                return Ok(found);
+            }
+            suspected = found;
+        }
+        says.waiting(drill.began, awaited, &waits_for(awaited, &alert, found.as_ref()));
+        sleep(PACE).await;
+    }
+    Ok(None)
+}
+
+impl Drill<'_> {
+    /// The awaited was seen.
+    fn reached<W: Write>(
+        &mut self,
+        stage: Stage,
+        words: &str,
+        says: &mut Says<'_, W>,
+    ) -> std::io::Result<()> {
+        self.awaited = Stage::ALL.into_iter().find(|next| *next > stage);
+        says.seen(self.began, stage, words)
+    }
+
+    /// Raises the alert in Alertmanager, unless Prometheus is to.
+    async fn raise(&mut self) -> Result<(), Stop> {
+        let Some(api) = self.config.alertmanager.as_ref().filter(|_| !self.plan.end_to_end) else {
+            return Ok(());
+        };
+        // It may be there although no answer came.
+        self.raised = true;
+        let deadline = Timestamp::from_millisecond(self.deadline_ms).unwrap_or_else(|_| Timestamp::now());
+        let ends = deadline.checked_add(LEFT).unwrap_or(deadline);
+        alertmanager::raise(api, &self.plan.labels, &plan::annotations(), ends).await.map_err(|fault| {
+            Stop::found(
+                format!("Alertmanager ({}) did not take the alert: {fault}", api.url()),
+                "see that it runs, and what its log says",
+            )
+        })
+    }
+
+    /// How the alert is, where it is raised.
+    async fn ask(&self) -> Result<Alert, Fault> {
+        if self.plan.end_to_end
+            && let Some(prometheus) = &self.config.prometheus
+        {
+            let local = prometheus.api.is_local();
+            let alerts = prometheus::alerts(&prometheus.api).await?;
+            let ours = alerts.iter().filter(|alert| {
+                webhook::selected(self.config, &alert.labels, local)
+                    .is_some_and(|(_, target)| target.name() == UNIT)
+            });
+            let states: Vec<&str> = ours.map(|alert| alert.state.as_str()).collect();
+            return Ok(match states.as_slice() {
+                [] => Alert::Unseen,
+                states if states.contains(&"firing") => Alert::Firing,
+                _ => Alert::Pending,
+            });
+        }
+        let Some(api) = &self.config.alertmanager else { return Ok(Alert::Unseen) };
+        Ok(match alertmanager::standing_of(api, &self.plan.labels).await? {
+            Standing::Active => Alert::Firing,
+            Standing::Muted(why) => Alert::Muted(why),
+            Standing::Gone | Standing::Unknown => Alert::Unseen,
+        })
+    }
+
+    /// The remediation of this drill, with its steps.
+    fn remediation(&self) -> Result<Option<(Record, Vec<StepRecord>)>, Stop> {
+        let read = || {
+            // Where it lies now: it may move while the drill goes on.
+            let Some(reader) = Reader::open_if_any(&self.config.places())? else { return Ok(None) };
+            let newest = reader.recent(None, Some(UNIT), 1)?.into_iter().next();
+            let Some(ours) = newest.filter(|record| record.last_seen_wall_ms >= self.began_ms) else {
+                return Ok(None);
+            };
+            let steps = reader.steps(ours.id)?;
+            Ok::<_, crate::journal::Error>(Some((ours, steps)))
+        };
+        read().map_err(|error| {
+            Stop::untold(
+                format!("the state in {} cannot be read: {error}", self.config.places().in_use().display()),
+                "run the drill as root, with the configuration that the remediator runs with",
+            )
+        })
+    }
+
+    /// Says what is new, and ends the alert once the unit is well.
+    async fn advance<W: Write>(
+        &mut self,
+        alert: &Alert,
+        found: Option<&(Record, Vec<StepRecord>)>,
+        says: &mut Says<'_, W>,
+    ) -> anyhow::Result<Result<(), Stop>> {
+        if self.awaited == Some(Stage::Firing) {
+            let place = if self.plan.end_to_end { "Prometheus" } else { "Alertmanager" };
+            match alert {
+                Alert::Muted(why) => {
+                    let look_at =
+                        "the silences and inhibitions of Alertmanager: while they hold, nothing is delivered";
+                    return Ok(Err(Stop::found(format!("the alert is {why}"), look_at)));
+                }
+                Alert::Firing => {
+                    self.reached(Stage::Firing, &format!("{} fires in {place}", super::ALERT), says)?;
+                }
+                // It has come without having been seen.
+                _ if found.is_some() => {
+                    self.reached(Stage::Firing, "it must have fired: it was delivered", says)?
+                }
+                _ => {}
+            }
+        }
+        let Some((record, steps)) = found else { return Ok(Ok(())) };
+        if self.awaited == Some(Stage::Delivered) {
+            self.reached(Stage::Delivered, &format!("#{} of rule {}", record.id, record.rule), says)?;
+        }
+        if self.awaited == Some(Stage::Repaired)
+            && let Some(step) = steps.iter().find(|step| step.class.acts() && step.state == StepState::Done)
+        {
+            let detail = step.detail.as_deref().filter(|detail| !detail.is_empty()).unwrap_or("done");
+            self.reached(Stage::Repaired, &format!("{}: {detail}", step.action), says)?;
+        }
+        if self.awaited == Some(Stage::Verified) && record.outcome == Some(Outcome::Succeeded) {
+            let after = record.after.as_ref().map_or_else(|| "well".to_owned(), |seen| seen.summary());
+            self.reached(Stage::Verified, &after, says)?;
+            if self.raised
+                && let Some(api) = &self.config.alertmanager
+            {
+                // What does not end now is ended again by whoever cleans up, and ends by itself.
+                let _ =
+                    alertmanager::raise(api, &self.plan.labels, &plan::annotations(), Timestamp::now()).await;
+            }
+        }
+        if self.awaited == Some(Stage::Resolved) && record.resolved_wall_ms.is_some() {
+            self.reached(Stage::Resolved, "the alert is over, and the remediator has heard so", says)?;
+        }
+        Ok(stuck::by_its_record(self, record))
+    }
+}
+
+/// What those who watch are told.
+fn waits_for(awaited: Stage, alert: &Alert, found: Option<&(Record, Vec<StepRecord>)>) -> String {
+    let record = found.map(|(record, _)| record);
+    match awaited {
+        Stage::Broken => "systemd".to_owned(),
+        Stage::Firing if *alert == Alert::Pending => "the alert is pending".to_owned(),
+        Stage::Firing => "the alert".to_owned(),
+        Stage::Delivered => "Alertmanager to deliver it".to_owned(),
+        Stage::Repaired | Stage::Verified => record.map_or_else(String::new, |record| match record.phase {
+            Phase::Awaiting => format!("a person: evenkeel-remediator approve {}", record.id),
+            phase => match record.next_allowed_wall_ms {
+                Some(next) => {
+                    format!("until {}: {}", rfc3339(next), record.detail.as_deref().unwrap_or_default())
+                }
+                None => format!("#{} is {}", record.id, phase.as_str()),
+            },
+        }),
+        Stage::Resolved => "the alert to end, and Alertmanager to say so".to_owned(),
+    }
+}
