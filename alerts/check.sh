@@ -64,6 +64,7 @@ route RemediatorStateDegraded team severity=warning
 route RemediatorStateLost team severity=warning
 route RemediatorPausedLong team severity=warning
 route RemediatorConfigReloadFailed team severity=warning
+route RemediatorPipelineFailing team severity=warning
 route RemediatorStorm team severity=warning
 route RemediationDeliveryFailing team severity=warning
 

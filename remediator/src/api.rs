@@ -2,6 +2,8 @@
 //! never what the rest depends on. What is asked is in the two files below.
 
 pub mod alertmanager;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod prometheus;
 
 use std::time::Duration;

@@ -5,6 +5,8 @@
 mod arrivals;
 mod routes;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{cmp::Reverse, collections::BTreeMap};

@@ -18,6 +18,7 @@ use crate::{
     daemon::Daemon,
     history::{named, no_state, open, standing_and_why, when},
     journal::{HaltKind, Phase, Reader, Record},
+    pipeline::{Check, Report, State},
     policy::Class,
     text::{printable, shell_word},
 };
@@ -130,7 +131,29 @@ fn running(
             fact(name, &answered(asked.as_ref()), out)?;
         }
     }
+    if config.prometheus.is_some() || config.alertmanager.is_some() {
+        fact("alerts", &arriving(&daemon.pipeline), out)?;
+    }
     Ok(())
+}
+
+/// Whether alerts can come at all, as it was last looked at.
+fn arriving(report: &Report) -> String {
+    if report.findings.is_empty() {
+        return "not looked at yet whether they can arrive".to_owned();
+    }
+    let at = rfc3339(report.at_ms);
+    let failing = report.findings.iter().find(|finding| finding.state == State::Failing);
+    let unknown = Check::ALL.into_iter().filter(|check| report.state(*check) == State::Unknown);
+    let unknown: Vec<&str> = unknown.map(Check::as_str).collect();
+    match failing {
+        Some(finding) => format!(
+            "MAY NOT ARRIVE: {}, {at}; evenkeel-remediator selftest says more",
+            printable(&finding.detail)
+        ),
+        None if unknown.is_empty() => format!("are scraped, raised and routed to here, looked at {at}"),
+        None => format!("nothing is in their way that is known, {at}; not known: {}", unknown.join(", ")),
+    }
 }
 
 /// How a server answered last.

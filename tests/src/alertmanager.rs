@@ -92,6 +92,16 @@ impl Alertmanager {
         answer.as_array().cloned().context("alerts are not a list")
     }
 
+    /// Has it read its configuration again.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or refuses the configuration.
+    pub async fn reload(&self) -> Result<()> {
+        http::client()?.post(format!("{}/-/reload", self.url())).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     async fn run(
         dir: &Path,
         config: &Path,

@@ -168,6 +168,15 @@ impl Remediator {
         tools::run(Self::command(&self.config, &self.around, arguments)?, Duration::from_secs(20)).await
     }
 
+    /// One of its other subcommands with the same configuration, for who needs to see how it ends.
+    ///
+    /// # Errors
+    ///
+    /// When it has not been built.
+    pub fn subcommand(&self, arguments: &[&str]) -> Result<Command> {
+        Self::command(&self.config, &self.around, arguments)
+    }
+
     /// Kills it (SIGKILL) as a crash does.
     ///
     /// # Errors

@@ -3,11 +3,12 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
     http, namespace,
-    process::{Frozen, Process},
+    process::{Frozen, Process, send},
     tools,
     wait::wait_for,
 };
@@ -57,6 +58,15 @@ impl Prometheus {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Has it read its configuration and its rules again.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn reload(&self) -> Result<()> {
+        send(self.process.id(), Signal::HUP)
     }
 
     /// Stops it from running until the guard is dropped.

@@ -78,14 +78,24 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 ///
 /// When it cannot be started, is not done within `limit` (it is killed then), or fails; the error
 /// holds the command line and what it said.
-pub async fn run(mut command: Command, limit: Duration) -> Result<String> {
+pub async fn run(command: Command, limit: Duration) -> Result<String> {
+    let shown = shown(&command);
+    checked(&shown, &output(command, limit).await?)
+}
+
+/// The same for a command that may fail: how it ended, and what it printed.
+///
+/// # Errors
+///
+/// When it cannot be started or is not done within `limit`; it is killed then.
+pub async fn output(mut command: Command, limit: Duration) -> Result<Output> {
     let shown = shown(&command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
     let done = tokio::time::timeout(limit, command.output());
     let Ok(output) = done.await else { bail!("{shown}: not done after {} s", limit.as_secs()) };
-    checked(&shown, &output.with_context(|| shown.clone())?)
+    output.with_context(|| shown)
 }
 
 /// The same for code that must not be async, such as `Drop`.

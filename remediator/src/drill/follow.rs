@@ -13,11 +13,13 @@ use crate::{
         prometheus,
     },
     clock::rfc3339,
-    journal::{Phase, Reader, Record, StepRecord, StepState},
+    journal::{Error, Phase, Reader, Record, StepRecord, StepState},
     outcome::Outcome,
     webhook,
 };
 
+/// Remediations since the drill began that are looked at.
+const RECORDS: u32 = 20;
 /// Between two looks into the state.
 const PACE: Duration = Duration::from_millis(250);
 /// Between two questions to Prometheus or Alertmanager.
@@ -40,6 +42,15 @@ enum Alert {
     Muted(String),
 }
 
+/// What is on record of the drill.
+struct Found {
+    /// The remediation that cured the unit, or the newest.
+    record: Record,
+    steps: Vec<StepRecord>,
+    /// Whether the remediator has heard since the drill began that the alert is over.
+    resolved: bool,
+}
+
 /// Follows the drill to its end, or to where it stops.
 ///
 /// # Errors
@@ -60,15 +71,16 @@ pub(super) async fn follow<W: Write>(
     let mut checked = Instant::now();
     let mut suspected = None;
     while let Some(awaited) = drill.awaited {
-        if asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK) {
-            asked = Some(Instant::now());
-            // An answer that does not come is looked into by the checks.
-            alert = drill.ask().await.unwrap_or(alert);
-        }
         let found = match drill.remediation() {
             Ok(found) => found,
             Err(stop) => return Ok(Some(stop)),
         };
+        let has_come = awaited == Stage::Firing && found.is_some();
+        if has_come || asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK) {
+            asked = Some(Instant::now());
+            // An answer that does not come is looked into by the checks.
+            alert = drill.ask().await.unwrap_or(alert);
+        }
         if let Err(stop) = drill.advance(&alert, found.as_ref(), says).await? {
             return Ok(Some(stop));
         }
@@ -146,17 +158,23 @@ impl Drill<'_> {
         })
     }
 
-    /// The remediation of this drill, with its steps.
-    fn remediation(&self) -> Result<Option<(Record, Vec<StepRecord>)>, Stop> {
+    /// What is on record since the drill began. An alert that goes on for a while after the cure is delivered again, and
+    /// what then comes of it is no news.
+    fn remediation(&self) -> Result<Option<Found>, Stop> {
         let read = || {
             // Where it lies now: it may move while the drill goes on.
             let Some(reader) = Reader::open_if_any(&self.config.places())? else { return Ok(None) };
-            let newest = reader.recent(None, Some(UNIT), 1)?.into_iter().next();
-            let Some(ours) = newest.filter(|record| record.last_seen_wall_ms >= self.began_ms) else {
+            let mut records = reader.recent(None, Some(UNIT), RECORDS)?;
+            records.retain(|record| record.last_seen_wall_ms >= self.began_ms);
+            let resolved = records.iter().any(|record| record.resolved_wall_ms >= Some(self.began_ms));
+            let cure =
+                records.iter().position(|record| record.outcome == Some(Outcome::Succeeded)).unwrap_or(0);
+            if records.is_empty() {
                 return Ok(None);
-            };
-            let steps = reader.steps(ours.id)?;
-            Ok::<_, crate::journal::Error>(Some((ours, steps)))
+            }
+            let record = records.swap_remove(cure);
+            let steps = reader.steps(record.id)?;
+            Ok::<_, Error>(Some(Found { record, steps, resolved }))
         };
         read().map_err(|error| {
             Stop::untold(
@@ -170,7 +188,7 @@ impl Drill<'_> {
     async fn advance<W: Write>(
         &mut self,
         alert: &Alert,
-        found: Option<&(Record, Vec<StepRecord>)>,
+        found: Option<&Found>,
         says: &mut Says<'_, W>,
     ) -> anyhow::Result<Result<(), Stop>> {
         if self.awaited == Some(Stage::Firing) {
@@ -191,7 +209,7 @@ impl Drill<'_> {
                 _ => {}
             }
         }
-        let Some((record, steps)) = found else { return Ok(Ok(())) };
+        let Some(Found { record, steps, resolved }) = found else { return Ok(Ok(())) };
         if self.awaited == Some(Stage::Delivered) {
             self.reached(Stage::Delivered, &format!("#{} of rule {}", record.id, record.rule), says)?;
         }
@@ -212,7 +230,7 @@ impl Drill<'_> {
                     alertmanager::raise(api, &self.plan.labels, &plan::annotations(), Timestamp::now()).await;
             }
         }
-        if self.awaited == Some(Stage::Resolved) && record.resolved_wall_ms.is_some() {
+        if self.awaited == Some(Stage::Resolved) && *resolved {
             self.reached(Stage::Resolved, "the alert is over, and the remediator has heard so", says)?;
         }
         Ok(stuck::by_its_record(self, record))
@@ -220,8 +238,8 @@ impl Drill<'_> {
 }
 
 /// What those who watch are told.
-fn waits_for(awaited: Stage, alert: &Alert, found: Option<&(Record, Vec<StepRecord>)>) -> String {
-    let record = found.map(|(record, _)| record);
+fn waits_for(awaited: Stage, alert: &Alert, found: Option<&Found>) -> String {
+    let record = found.map(|found| &found.record);
     match awaited {
         Stage::Broken => "systemd".to_owned(),
         Stage::Firing if *alert == Alert::Pending => "the alert is pending".to_owned(),

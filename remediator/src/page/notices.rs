@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     daemon::Daemon,
     journal::{Halt, HaltKind},
+    pipeline::{Check, Finding, State},
 };
 
 /// What must be known before anything else.
@@ -118,7 +119,27 @@ fn sources(config: &Config, daemon: &Daemon, now_ms: i64) -> Vec<(Tone, Cell)> {
         );
         lines.push((Tone::Wait, markup));
     }
+    lines.extend(in_the_way(daemon));
     lines
+}
+
+/// What else keeps alerts from coming; what the lines above say already is not said again.
+fn in_the_way(daemon: &Daemon) -> Vec<(Tone, Cell)> {
+    let is_news = |finding: &&Finding| match finding.check {
+        Check::Prometheus | Check::Alertmanager => false,
+        Check::Jobs => daemon.exporter == Some(Exporter::Up),
+        Check::Rules | Check::Routes => true,
+    };
+    let failing = daemon.pipeline.findings.iter().filter(|finding| finding.state == State::Failing);
+    let markup = |finding: &Finding| {
+        format!(
+            "<strong>Alerts may not arrive:</strong> {}. What to do: {}. {} says more.",
+            text(&finding.detail),
+            text(&finding.cure),
+            code("evenkeel-remediator selftest")
+        )
+    };
+    failing.filter(is_news).map(|finding| (Tone::Bad, markup(finding))).collect()
 }
 
 /// Why nothing is begun.

@@ -41,7 +41,8 @@ const TOKEN: &str = "a token that only this test knows";
 pub(crate) struct Setup<'a> {
     /// The host.
     pub(crate) around: Surroundings,
-    /// The remediator's configuration without `server`, `state` and `notify`.
+    /// The remediator's configuration without `server`, `state` and `notify`; PROMETHEUS and ALERTMANAGER stand for their
+    /// addresses.
     pub(crate) remediator: &'a str,
     /// Alertmanagers that do not know each other, beside the first.
     pub(crate) more_alertmanagers: usize,
@@ -78,7 +79,12 @@ impl ClosedLoop {
         fs::write(dir.join("webhook.token"), TOKEN)?;
         let preamble = PREAMBLE.replace("PORT", &ports.remediator.to_string()).replace("TOLD", &told.url());
         let config = dir.join("remediator.yml");
-        fs::write(&config, preamble + setup.remediator)?;
+        let local = |port: Option<&u16>| format!("http://127.0.0.1:{}", port.unwrap_or(&0));
+        let rest = setup
+            .remediator
+            .replace("PROMETHEUS", &local(Some(&ports.prometheus)))
+            .replace("ALERTMANAGER", &local(ports.alertmanagers.first()));
+        fs::write(&config, preamble + &rest)?;
         let (token, people_url) = (dir.join("webhook.token"), people.url());
         let wiring = Wiring { ports: &ports, token: &token, hurry: true, people: Some(&people_url) };
         let files = wiring.write(&dir)?;

@@ -14,6 +14,7 @@ mod crash;
 mod demo;
 mod diagnosis;
 mod disk;
+mod drill;
 mod duplicates;
 mod expectations;
 mod exported_containers;
@@ -28,6 +29,7 @@ mod helper;
 mod hostile_mounts;
 mod inodes;
 mod itself;
+mod maintenance;
 mod metrics;
 mod packaged;
 mod parity;
@@ -60,6 +62,8 @@ fn main() {
         demo::trials(),
         packaged::trials(),
         snapshot::trials(),
+        drill::trials(),
+        maintenance::trials(),
         blind::trials(),
         between_deliveries::trials(),
         held_back::trials(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use evenkeel_remediator::{
+    drill,
     fullness::Marks,
     policy::Mode,
     rules::{NeededWhen, find},
@@ -192,8 +193,26 @@ fn quick_alerts_and_the_rules_of_the_remediator_agree() {
         let pending = alert.pending();
         assert!((Duration::from_secs(60)..=Duration::from_secs(120)).contains(&pending), "{name}");
     }
-    let rules: BTreeSet<String> = config.rules.iter().map(|rule| rule.name.clone()).collect();
+    // What timers begin waits for no alert, and a drill's alert is the one about any unit.
+    let rules = config.rules.iter().filter(|rule| !rule.on_demand() && rule.name != "drill");
+    let rules: BTreeSet<String> = rules.map(|rule| rule.name.clone()).collect();
     assert_eq!(answered, rules, "every rule has its alert");
+}
+
+/// Of all services only the drill's own is the drill rule's.
+#[test]
+fn the_drill_rule_answers_for_the_drills_unit_alone() {
+    let config = remediator::shipped();
+    let alert = rules::named(drill::ALERT);
+    for (unit, expected) in [(drill::UNIT, "drill"), ("shop.service", "unit-failed")] {
+        let mut labels = alert.as_sent();
+        labels.insert("name".to_owned(), unit.to_owned());
+        let rule = find(&config.rules, &labels).unwrap();
+        assert_eq!(rule.name, expected);
+        assert!(rule.selector.select(&labels).is_ok());
+    }
+    let rule = config.rules.iter().find(|rule| rule.name == "drill").unwrap();
+    assert!(rule.selector.admit("shop.service").is_err() && !config.deny.denies(drill::UNIT));
 }
 
 #[test]

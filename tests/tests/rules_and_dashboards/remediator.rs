@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use evenkeel_remediator::config::{self, Config};
+use evenkeel_remediator::{
+    config::{self, Config},
+    drill::UNIT,
+};
 
 use crate::repository;
 
@@ -16,4 +19,29 @@ pub(crate) fn shipped() -> Config {
     let file = folder.path().join("remediator.yml");
     fs::write(&file, here).unwrap();
     config::load(&file).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// evenkeel never repairs itself: of its own units only the drill's may be acted on.
+#[test]
+fn of_its_own_units_only_the_drills_may_be_touched() {
+    let config = shipped();
+    let files = [".service", ".timer"].map(|suffix| repository::files("packaging", suffix)).concat();
+    assert!(files.len() > 8, "{files:?}");
+    for file in files {
+        let name = file.rsplit('/').next().unwrap().replace('@', "@x");
+        assert_eq!(config.deny.denies(&name), name != UNIT, "{name}");
+    }
+}
+
+/// What the timers' documentation and the rules' comment name is there.
+#[test]
+fn the_rules_that_timers_begin_are_there() {
+    let config = shipped();
+    let readme = repository::text("packaging/README.md");
+    let timers = regex::Regex::new(r"evenkeel-(?:weekly|monthly)@([a-z-]+)\.timer").unwrap();
+    let named: Vec<String> = timers.captures_iter(&readme).map(|found| found[1].to_owned()).collect();
+    assert_eq!(named, ["weekly-build-cache", "monthly-unused-images"]);
+    for name in named {
+        assert!(config.rules.iter().any(|rule| rule.name == name && rule.on_demand()), "{name}");
+    }
 }

@@ -1,25 +1,20 @@
 //! Alertmanager and Prometheus as they are asked: what they say counts, and whatever is wrong with them holds nothing
 //! up. Real connections to a scripted server, so in real time.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use evenkeel_host::web::{self, Limits, Listener, Security, reply};
-use hyper::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::bench::{Bench, Does, failed, unit_rule};
 use crate::{
     api::{
         alertmanager::{self, Standing},
+        fake::{Answer, Fake},
         prometheus::{self, Exporter},
     },
     journal::Record,
@@ -28,45 +23,6 @@ use crate::{
 };
 
 const APP: &str = "app.service";
-
-/// What a path is answered with.
-type Answer = (&'static str, u16, Value);
-
-/// A server that answers each path with what a test says, and remembers what it was asked.
-#[derive(Clone, Default)]
-struct Fake {
-    answers: Arc<Mutex<Vec<Answer>>>,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Fake {
-    async fn start(answers: &[Answer]) -> (Self, String) {
-        let fake = Self::default();
-        fake.say(answers);
-        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let url = format!("http://{}", listener.local_addr());
-        let this = fake.clone();
-        let answer = move |request: web::Request, _| {
-            let this = this.clone();
-            async move {
-                this.asked.lock().unwrap().push(request.uri().to_string());
-                let answers = this.answers.lock().unwrap();
-                let known = answers.iter().find(|(path, ..)| request.uri().path() == *path);
-                match known {
-                    Some((_, code, value)) => reply::json(StatusCode::from_u16(*code).unwrap(), value),
-                    None => reply::not_found(),
-                }
-            }
-        };
-        let (limits, stop) = (Limits::default(), CancellationToken::new());
-        tokio::spawn(web::serve(vec![listener], limits, Security::default(), answer, stop));
-        (fake, url)
-    }
-
-    fn say(&self, answers: &[Answer]) {
-        *self.answers.lock().unwrap() = answers.to_vec();
-    }
-}
 
 fn up_for(seconds: i64) -> Answer {
     let since = Timestamp::now() - SignedDuration::from_secs(seconds);
@@ -145,7 +101,7 @@ async fn an_alert_is_active_muted_gone_or_nobody_knows() {
         fake.say(&[alerts(&said), up_for(up)]);
         assert_eq!(standing(&bench).await, expected, "{said:?}");
     }
-    let asked = fake.asked.lock().unwrap().first().unwrap().clone();
+    let asked = fake.asked().first().unwrap().clone();
     assert!(asked.starts_with("/api/v2/alerts?filter=alertname%3D%22unit%22&active=true"), "{asked}");
 }
 
@@ -277,5 +233,5 @@ async fn the_exporter_of_this_host_is_up_down_absent_or_nobody_knows() {
     fake.say(&[]);
     let walker = bench.walker();
     assert_eq!(prometheus::exporter(&walker.assessor.config, &walker.metrics).await, Some(Exporter::Unknown));
-    assert!(fake.asked.lock().unwrap()[0].contains("query=up%7Bjob%3D%22own%22%7D"));
+    assert!(fake.asked()[0].contains("query=up%7Bjob%3D%22own%22%7D"));
 }
