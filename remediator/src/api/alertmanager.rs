@@ -91,15 +91,17 @@ pub(crate) async fn configuration(api: &Api, metrics: Option<&Metrics>) -> Resul
     Ok(process.config.original)
 }
 
-/// How the alert of a drill stands, by its labels.
-pub(crate) async fn standing_of(api: &Api, labels: &BTreeMap<String, String>) -> Result<Standing, Fault> {
-    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-    let mut query: Vec<(&str, String)> =
-        labels.iter().map(|(name, value)| ("filter", format!("{name}=\"{}\"", quoted(value)))).collect();
+/// The alerts that have this label, and how each stands.
+pub(crate) async fn labelled(
+    api: &Api,
+    label: &str,
+    value: &str,
+) -> Result<Vec<(BTreeMap<String, String>, Standing)>, Fault> {
+    let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut query = vec![("filter", format!("{label}=\"{quoted}\""))];
     query.extend(["active", "silenced", "inhibited"].map(|kind| (kind, "true".to_owned())));
     let found: Vec<Found> = question(api.get("/api/v2/alerts").query(&query), None).await?;
-    let found = found.iter().find(|found| found.labels == *labels);
-    Ok(found.map_or(Standing::Gone, |found| found.status.standing()))
+    Ok(found.into_iter().map(|found| (found.labels, found.status.standing())).collect())
 }
 
 /// Raises an alert that ends by itself, or ends one that was raised.

@@ -1,6 +1,6 @@
 //! The way of a drill: at each moment what was last seen of the alert and of its remediation, and what that means.
 
-use std::{io::Write, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
@@ -59,6 +59,17 @@ pub(super) async fn follow<W: Write>(
     drill: &mut Drill<'_>,
     says: &mut Says<'_, W>,
 ) -> anyhow::Result<Option<Stop>> {
+    // What an earlier one left would be taken for this one's.
+    while let Some(place) = drill.earlier_alert().await {
+        says.waiting(
+            drill.began,
+            Stage::Broken,
+            &format!("an earlier alert about the unit to end in {place}"),
+        );
+        sleep(ASK).await;
+    }
+    // Only what comes from now on is this drill's.
+    drill.began_ms = Timestamp::now().as_millisecond();
     if let Err(stop) = drill.unit.fail().await {
         return Ok(Some(stop));
     }
@@ -132,30 +143,53 @@ impl Drill<'_> {
         })
     }
 
+    /// Where there is an alert about the unit before it is broken.
+    pub(super) async fn earlier_alert(&self) -> Option<&'static str> {
+        if self.in_prometheus().await.is_ok_and(|states| !states.is_empty()) {
+            return Some("Prometheus");
+        }
+        self.in_alertmanager().await.is_ok_and(|alerts| !alerts.is_empty()).then_some("Alertmanager")
+    }
+
     /// How the alert is, where it is raised.
     async fn ask(&self) -> Result<Alert, Fault> {
-        if self.plan.end_to_end
-            && let Some(prometheus) = &self.config.prometheus
-        {
-            let local = prometheus.api.is_local();
-            let alerts = prometheus::alerts(&prometheus.api).await?;
-            let ours = alerts.iter().filter(|alert| {
-                webhook::selected(self.config, &alert.labels, local)
-                    .is_some_and(|(_, target)| target.name() == UNIT)
-            });
-            let states: Vec<&str> = ours.map(|alert| alert.state.as_str()).collect();
-            return Ok(match states.as_slice() {
-                [] => Alert::Unseen,
-                states if states.contains(&"firing") => Alert::Firing,
-                _ => Alert::Pending,
+        if self.plan.end_to_end {
+            let states = self.in_prometheus().await?;
+            return Ok(match states.iter().any(|state| state == "firing") {
+                true => Alert::Firing,
+                false if states.is_empty() => Alert::Unseen,
+                false => Alert::Pending,
             });
         }
-        let Some(api) = &self.config.alertmanager else { return Ok(Alert::Unseen) };
-        Ok(match alertmanager::standing_of(api, &self.plan.labels).await? {
-            Standing::Active => Alert::Firing,
-            Standing::Muted(why) => Alert::Muted(why),
-            Standing::Gone | Standing::Unknown => Alert::Unseen,
+        let raised =
+            self.in_alertmanager().await?.into_iter().find(|(labels, _)| *labels == self.plan.labels);
+        Ok(match raised {
+            Some((_, Standing::Active)) => Alert::Firing,
+            Some((_, Standing::Muted(why))) => Alert::Muted(why),
+            _ => Alert::Unseen,
         })
+    }
+
+    /// The states of the alerts about the unit in Prometheus; none where it is not configured.
+    async fn in_prometheus(&self) -> Result<Vec<String>, Fault> {
+        let Some(prometheus) = &self.config.prometheus else { return Ok(Vec::new()) };
+        let local = prometheus.api.is_local();
+        let alerts = prometheus::alerts(&prometheus.api).await?;
+        let ours = alerts.into_iter().filter(|alert| self.is_ours(&alert.labels, local));
+        Ok(ours.map(|alert| alert.state).collect())
+    }
+
+    /// The alerts about the unit in Alertmanager; none where it is not configured.
+    async fn in_alertmanager(&self) -> Result<Vec<(BTreeMap<String, String>, Standing)>, Fault> {
+        let Some(api) = &self.config.alertmanager else { return Ok(Vec::new()) };
+        let mut alerts = alertmanager::labelled(api, "name", UNIT).await?;
+        alerts.retain(|(labels, _)| self.is_ours(labels, api.is_local()));
+        Ok(alerts)
+    }
+
+    /// Whether an alert leads to the drill's unit.
+    fn is_ours(&self, labels: &BTreeMap<String, String>, local: bool) -> bool {
+        webhook::selected(self.config, labels, local).is_some_and(|(_, target)| target.name() == UNIT)
     }
 
     /// What is on record since the drill began. An alert that goes on for a while after the cure is delivered again, and
