@@ -81,7 +81,7 @@ pub async fn run(
         metrics: metrics.clone(),
         standing: journal.standing(),
         pipeline,
-        arrivals: arrivals.clone(),
+        arrivals,
     };
     let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
         .under(config);
@@ -109,17 +109,8 @@ pub async fn run(
     };
     tasks.spawn(take_orders(control.clone(), stop.clone()));
     tasks.spawn(heed_hangups(hangups, control.clone(), stop.clone()));
-    let server = Server {
-        live,
-        journal,
-        clock,
-        metrics,
-        bell,
-        stop: stop.clone(),
-        room: Room::default(),
-        control,
-        arrivals,
-    };
+    let server =
+        Server { live, journal, clock, metrics, bell, stop: stop.clone(), room: Room::default(), control };
     let security = server.security();
     let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();

@@ -22,7 +22,6 @@ use crate::{
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     page::{self, Facts},
-    pipeline::Arrivals,
     webhook::{self, BODY_MAX, Meaning},
     worker::Bell,
 };
@@ -76,8 +75,6 @@ pub struct Server {
     pub room: Room,
     /// Carries out what people order.
     pub control: Control,
-    /// Remembers by which receivers deliveries come.
-    pub arrivals: Arrivals,
 }
 
 impl Server {
@@ -178,7 +175,7 @@ impl Server {
             }
         });
         match read {
-            Ok(receiver) => self.arrivals.note(&receiver, self.clock.now().wall_ms),
+            Ok(receiver) => self.control.sources.arrivals.note(&receiver, self.clock.now().wall_ms),
             Err(error) => return reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
         drop(body);

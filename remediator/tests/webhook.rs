@@ -20,6 +20,7 @@ use evenkeel_remediator::{
     daemon::Sources,
     journal::{Incoming, Journal, Labels, Reader},
     metrics::Metrics,
+    pipeline::{Arrivals, Report},
     serve,
     server::{Room, Server},
     target::{Kind, Selector},
@@ -106,8 +107,13 @@ impl Receiver {
         let journal = Journal::open(&config.state_dir).unwrap();
         let (clock, bell, metrics) = (Clock::default(), Bell::default(), Metrics::new(&config.rules));
         let (changes, live) = watch::channel(Arc::new(config));
-        let sources =
-            Sources { started: clock.now(), metrics: metrics.clone(), standing: journal.standing() };
+        let sources = Sources {
+            started: clock.now(),
+            metrics: metrics.clone(),
+            standing: journal.standing(),
+            pipeline: watch::channel(Report::default()).1,
+            arrivals: Arrivals::default(),
+        };
         let control = Control {
             journal: journal.clone(),
             live: live.clone(),

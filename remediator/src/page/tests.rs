@@ -11,6 +11,7 @@ use crate::{
     daemon::Reload,
     journal::{Halt, HaltKind, Loss, Record},
     observe::{Container, Filesystem, Unit},
+    pipeline::{Check, Finding, Report, State},
     policy::Class,
 };
 
@@ -253,6 +254,8 @@ fn daemon() -> Daemon {
         exporter: None,
         prometheus: None,
         alertmanager: None,
+        pipeline: Report::default(),
+        arrived: BTreeMap::new(),
     }
 }
 
@@ -318,6 +321,38 @@ fn whether_the_exporter_is_scraped_is_told_as_it_is_known() {
         let page = page(exporter);
         assert!(page.contains(&format!("<p class=\"notice {class}\">{words}</p>")), "{words}\n{page}");
     }
+}
+
+#[test]
+fn what_keeps_alerts_from_coming_is_told_once() {
+    let config = asking();
+    let finding = |check, state, detail: &str| Finding {
+        check,
+        state,
+        detail: detail.to_owned(),
+        cure: format!("mend {detail}"),
+    };
+    let findings = vec![
+        finding(Check::Prometheus, State::Failing, "no answer"),
+        finding(Check::Jobs, State::Failing, "no target <b>"),
+        finding(Check::Rules, State::Unknown, "no idea"),
+        finding(Check::Routes, State::Failing, "no route"),
+    ];
+    let pipeline = Report { at_ms: NOW, findings };
+    let page = |exporter| {
+        let daemon = Daemon { exporter: Some(exporter), pipeline: pipeline.clone(), ..daemon() };
+        body(&config, &quiet(&config), &daemon)
+    };
+    let page_up = page(Exporter::Up);
+    for words in [
+        "<strong>Alerts may not arrive:</strong> no route. What to do: mend no route.",
+        "<strong>Alerts may not arrive:</strong> no target &lt;b&gt;. What to do:",
+    ] {
+        assert!(page_up.contains(words), "{words}\n{page_up}");
+    }
+    // Said by the lines about the servers and the exporter.
+    assert!(!page_up.contains("no answer") && !page_up.contains("no idea"), "{page_up}");
+    assert!(!page(Exporter::Down).contains("no target"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What `status`, `history`, `explain` and `simulate` print, as somebody reads it who was woken: one story, and the whole
 //! of its texts as a file to review.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -16,6 +16,7 @@ use crate::{
     explain::View,
     history,
     observe::{Observation, Unit},
+    pipeline::{self, Finding, Report, State},
     policy::{Class, Mode},
     rules::Rule,
     simulate, status,
@@ -65,7 +66,20 @@ fn daemon(now: &Moment) -> Daemon {
         exporter: Some(Exporter::Up),
         prometheus: Some(Asked { at_ms: now.wall_ms, fault: None, answered_ms: Some(now.wall_ms) }),
         alertmanager: None,
+        pipeline: found(now, &pipeline::Check::ALL.map(|check| (check, State::Ok, "well"))),
+        arrived: BTreeMap::new(),
     }
+}
+
+/// What the checks of the way that alerts come found.
+fn found(now: &Moment, findings: &[(pipeline::Check, State, &str)]) -> Report {
+    let finding = |(check, state, detail): &(pipeline::Check, State, &str)| Finding {
+        check: *check,
+        state: *state,
+        detail: (*detail).to_owned(),
+        cure: String::new(),
+    };
+    Report { at_ms: now.wall_ms, findings: findings.iter().map(finding).collect() }
 }
 
 /// The texts, each under what was typed.
@@ -166,6 +180,17 @@ async fn the_texts_read_as_reviewed() {
         reload: Reload { succeeded: false, at_ms: now.wall_ms - 60_000 },
         exporter: Some(Exporter::Down),
         alertmanager: Some(Asked { at_ms: now.wall_ms, fault, answered_ms: Some(now.wall_ms - 30_000) }),
+        pipeline: found(
+            &now,
+            &[
+                (
+                    pipeline::Check::Jobs,
+                    State::Failing,
+                    "Prometheus cannot scrape job evenkeel-exporter on this host",
+                ),
+                (pipeline::Check::Routes, State::Unknown, "Alertmanager gave no answer"),
+            ],
+        ),
         ..daemon(&now)
     });
     texts.status("evenkeel-remediator status # paused, and in trouble", &troubled);
@@ -195,6 +220,7 @@ async fn texts_of_others_are_printed_harmless() {
         state_degraded: Some(EVIL.to_owned()),
         prometheus: said(EVIL),
         alertmanager: said(EVIL),
+        pipeline: found(&bench.now(), &[(pipeline::Check::Routes, State::Failing, EVIL)]),
         ..daemon(&bench.now())
     });
     let mut texts = Texts::of(&bench);
