@@ -238,7 +238,7 @@ impl Drill<'_> {
                 }
                 // It has come without having been seen.
                 _ if found.is_some() => {
-                    self.reached(Stage::Firing, "it must have fired: it was delivered", says)?
+                    self.reached(Stage::Firing, "it must have fired: it was delivered", says)?;
                 }
                 _ => {}
             }

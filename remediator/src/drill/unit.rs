@@ -75,7 +75,7 @@ impl DrillUnit {
             match self.look().await.map_err(words)?.active_state.as_str() {
                 "inactive" => return Ok(()),
                 "failed" => {
-                    manager.reset_failed_unit(UNIT).await.map_err(|error| words(refused("reset", &error)))?
+                    manager.reset_failed_unit(UNIT).await.map_err(|error| words(refused("reset", &error)))?;
                 }
                 other if Instant::now() >= deadline => {
                     return Err(format!("it is still {}", printable(other)));

@@ -128,6 +128,7 @@ fn now() -> String {
 async fn to_its_end() -> Result<()> {
     let scene = Scene::start().await?;
     let ran = scene.run(&["drill", "--timeout", "2m"]).await?;
+    eprintln!("{}", ran.out);
     in_order(&ran)?;
     ran.ensure(
         0,
