@@ -231,19 +231,21 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
     let out = &mut std::io::stdout().lock();
     match cli.command {
         Command::Selftest => {
-            return Ok(match selftest::run(&config, out).await? {
+            let code = selftest::run(&config, out).await.map(|state| match state {
                 State::Ok => ExitCode::SUCCESS,
                 State::Failing => ExitCode::FAILURE,
                 State::Unknown => ExitCode::from(UNTOLD),
             });
+            return code.or_else(unheard);
         }
         Command::Drill { end_to_end, timeout } => {
             let order = Order { end_to_end, within: timeout.get() };
-            return Ok(match drill::run(config, order, out).await? {
+            let code = drill::run(config, order, out).await.map(|verdict| match verdict {
                 Verdict::Passed => ExitCode::SUCCESS,
                 Verdict::Stopped => ExitCode::FAILURE,
                 Verdict::Untold => ExitCode::from(UNTOLD),
             });
+            return code.or_else(unheard);
         }
         Command::Serve => {
             log::init(&cli.log_level, cli.log_format);
@@ -290,6 +292,11 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
         }
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+/// Whoever no longer listens has not heard that all is well: that is no success.
+fn unheard(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    if is_broken_pipe(&error) { Ok(ExitCode::from(UNTOLD)) } else { Err(error) }
 }
 
 /// Gives the running remediator an order, and prints what it says.

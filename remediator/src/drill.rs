@@ -103,7 +103,7 @@ struct Drill<'a> {
     config: &'a Config,
     plan: Plan,
     unit: DrillUnit,
-    /// Until when the alert is there by itself, once it was raised here.
+    /// Whether the alert may be in Alertmanager because of this.
     raised: bool,
     /// What must be seen next; none when all was.
     awaited: Option<Stage>,

@@ -1,4 +1,4 @@
-//! What the binary answers to whoever starts it: 0 done, 1 cannot, 64 asked wrongly.
+//! What the binary answers to whoever starts it: 0 done, 1 cannot or is not well, 64 asked wrongly.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it says")]
 
@@ -56,11 +56,20 @@ fn wrong_usage_is_64() {
         &["--log.level", "loud", "check-config"],
         &["--log.format", "xml", "check-config"],
         &["explain", "no-such-rule", "app.service"],
+        &["drill", "--timeout", "soon"],
+        // Neither of the two that a drill asks is configured.
+        &["drill"],
+        &["drill", "--end-to-end"],
     ] {
         let ran = run(folder.path(), arguments);
         assert_eq!((ran.code, ran.stdout.as_str()), (64, ""), "{arguments:?}: {}", ran.stderr);
         assert!(!ran.stderr.is_empty());
     }
+    // A configuration that lets it begin, and nothing that would answer the drill's alert.
+    let asking = CONFIG.replace("rules:", "alertmanager: {url: 'http://127.0.0.1:1'}\nrules:");
+    let ran = run(folder_with(&asking).path(), &["drill"]);
+    assert_eq!(ran.code, 64);
+    assert!(ran.stderr.contains("no rule answers the drill's alert"), "{}", ran.stderr);
     let ran = run(folder.path(), &["explain", "no-such-rule", "app.service"]);
     assert_eq!(
         ran.stderr,
@@ -131,6 +140,11 @@ fn the_state_of_a_newer_version_is_64_and_left_alone() {
 #[test]
 fn without_a_state_status_and_history_are_1_and_say_so() {
     let folder = folder_with(CONFIG);
+    let ran = run(folder.path(), &["selftest"]);
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    for words in ["FAILING  daemon", "FAILING  state          there is none in state", "unknown  routes"] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
     // How the daemon stands is no question of the state.
     for (command, told) in [("status", "  daemon         not known: "), ("history", "")] {
         let ran = run(folder.path(), &[command]);

@@ -154,6 +154,7 @@ async fn to_its_end() -> Result<()> {
 
     // A delivery has come: also what newer Alertmanagers hide is known now.
     let ran = scene.run(&["selftest"]).await?;
+    eprintln!("{}", ran.out);
     ran.ensure(
         0,
         &[
