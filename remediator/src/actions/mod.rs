@@ -18,6 +18,7 @@ mod journal_vacuum;
 mod notify;
 mod permission;
 mod run_unit;
+mod safe_file;
 mod unit_job;
 mod unit_reload;
 mod unit_reset_failed;
