@@ -33,6 +33,8 @@ route SystemdUnitStillFailed team severity=warning remediation_rule=unit-failed
 route SystemdRestartLoop evenkeel-remediator,log severity=info remediate=true remediation_rule=unit-looping
 route SystemdUnitStillLooping team severity=warning remediation_rule=unit-looping
 route SystemdUnitFileDrift team severity=warning
+route SystemdStaleReference evenkeel-remediator,log severity=info remediate=true remediation_rule=unit-stale-reference
+route SystemdStaleReferenceLeft team severity=warning remediation_rule=unit-stale-reference
 
 route ContainerUnhealthy evenkeel-remediator,log severity=info remediate=true remediation_rule=container-unhealthy
 route ContainerStillUnhealthy team severity=warning remediation_rule=container-unhealthy
@@ -40,6 +42,9 @@ route ContainerHealthcheckBroken team severity=warning
 route ContainerRestartsHigh team severity=warning
 route DockerBuildCacheLarge log severity=info
 route DockerDiskUsageStale team severity=warning
+
+route HostNameUnresolved evenkeel-remediator,log severity=info remediate=true remediation_rule=hosts-alias
+route HostNameStillUnresolved team severity=warning remediation_rule=hosts-alias
 
 route RedisDown pager severity=critical
 route RedisNotReady team severity=warning

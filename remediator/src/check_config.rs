@@ -217,6 +217,8 @@ pub(crate) fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> st
             DoneWhen::NotFailed => "not failed".to_owned(),
             DoneWhen::Stopped => "stopped".to_owned(),
             DoneWhen::Healthy => "healthy".to_owned(),
+            DoneWhen::Unreferenced => "named by no unit file".to_owned(),
+            DoneWhen::ResolvesTo(address) => format!("resolves to {address}"),
             DoneWhen::Completed => "carried out".to_owned(),
         };
         let hold = match verify.done {

@@ -21,7 +21,7 @@ use crate::{
     policy::{Class, Mode},
     rules::Rule,
     target::Target,
-    text::{printable, shell_word},
+    text::{printable, printable_lines, shell_word},
 };
 
 /// Something that looks and plans, for the command line.
@@ -129,8 +129,7 @@ impl View<'_> {
                 (Some(reason), Some(detail), _) => format!("no ({reason}): {}", printable(detail)),
                 (.., Some(bytes)) => format!("would run, and free {} at most", format_bytes(*bytes)),
                 (None, Some(changes), None) => {
-                    let lines: Vec<String> = changes.lines().map(printable).collect();
-                    format!("would run: {}", lines.join("\n          "))
+                    format!("would run: {}", printable_lines(changes).replace('\n', "\n          "))
                 }
                 _ => "would run".to_owned(),
             };

@@ -51,18 +51,24 @@ pub enum Verb {
     UnitSnapshot,
     /// Bring a golden snapshot back.
     UnitRestore,
+    /// Give a name an address in /etc/hosts.
+    HostsAlias,
+    /// Take a unit that does not exist out of unit files.
+    UnitRemoveReference,
     /// Say what fills a filesystem.
     Largest,
 }
 
 impl Verb {
     /// All of them: each has a template unit in `packaging/`.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::DaemonReload,
         Self::JournalVacuum,
         Self::ContainerLogTruncate,
         Self::UnitSnapshot,
         Self::UnitRestore,
+        Self::HostsAlias,
+        Self::UnitRemoveReference,
         Self::Largest,
     ];
 
@@ -74,6 +80,8 @@ impl Verb {
             Self::ContainerLogTruncate => "evenkeel-container-log-truncate@.service",
             Self::UnitSnapshot => "evenkeel-unit-snapshot@.service",
             Self::UnitRestore => "evenkeel-unit-restore@.service",
+            Self::HostsAlias => "evenkeel-hosts-alias@.service",
+            Self::UnitRemoveReference => "evenkeel-unit-remove-reference@.service",
             Self::Largest => "evenkeel-largest@.service",
         }
     }
@@ -86,6 +94,8 @@ impl Verb {
             Self::ContainerLogTruncate => Some(actions::CONTAINER_LOG_TRUNCATE),
             Self::UnitSnapshot => Some(actions::UNIT_SNAPSHOT),
             Self::UnitRestore => Some(actions::UNIT_RESTORE),
+            Self::HostsAlias => Some(actions::HOSTS_ALIAS),
+            Self::UnitRemoveReference => Some(actions::UNIT_REMOVE_REFERENCE),
             Self::Largest => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     journal::{Phase, Reader, Record, StepRecord},
     target::Kind,
-    text::printable,
+    text::{printable, printable_lines},
 };
 
 /// The remediations, newest first.
@@ -192,9 +192,8 @@ fn describe(step: &StepRecord, out: &mut impl Write) -> std::io::Result<()> {
         text += &format!(" in {}", PromDuration::new(took));
     }
     if let Some(detail) = step.detail.as_deref().filter(|detail| !detail.is_empty()) {
-        // What a plan would change in files has lines of its own.
-        let lines: Vec<String> = detail.lines().map(printable).collect();
-        text += &format!(": {}", lines.join("\n               "));
+        // What a change of files changes has several lines.
+        text += &format!(": {}", printable_lines(detail).replace('\n', "\n               "));
     }
     entry(&format!("step {}", step.position + 1), &text, out)?;
     entry("", &printable(&step.plan), out)?;

@@ -22,6 +22,7 @@ pub mod fullness;
 pub mod generate;
 pub mod helper;
 pub mod history;
+mod hosts;
 pub mod instance;
 pub mod journal;
 pub mod matcher;

@@ -2,7 +2,8 @@
 //! whether they mean "broken" or "well" is decided here too, as pure functions of them.
 
 use std::{
-    path::Path,
+    net::IpAddr,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +11,8 @@ use evenkeel_host::{
     diagnose,
     docker::{Docker, Health, Object},
     filesystem::Prober,
-    systemd::Systemd,
+    resolve::{Failure, HostName, Resolver},
+    systemd::{Named, Systemd, own_references},
 };
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admission::gates::Conditions,
     filling::Filling,
-    helper,
+    helper, hosts,
     target::{Kind, Target},
     text::printable,
 };
@@ -33,6 +35,8 @@ pub enum Observation {
     Unit(Unit),
     /// A container, by the engine.
     Container(Container),
+    /// The name of a host, by the resolver that services use.
+    Hostname(Hostname),
     /// The host as a whole.
     Host(HostState),
 }
@@ -105,6 +109,9 @@ pub struct Unit {
     /// Why it failed or loops, where somebody has looked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Box<Why>>,
+    /// Of a unit that does not exist: where the host's own unit files name it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named_by: Vec<Place>,
 }
 
 /// Why a service failed or loops.
@@ -120,6 +127,32 @@ pub struct Why {
     pub changed: Option<String>,
     /// Why nobody could read the journal for it.
     pub unread: Option<String>,
+}
+
+/// A place in a unit file that names another unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The unit whose file it is, as in [`Named::by`].
+    pub unit: String,
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1; `None` where the file is a link, whose name is what names the unit.
+    pub line: Option<usize>,
+    /// `After`, `Wants` …
+    pub directive: String,
+}
+
+/// What a name resolves to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hostname {
+    /// Its addresses, in the resolver's order.
+    pub addresses: Vec<IpAddr>,
+    /// Why there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// The address that a line of ours in /etc/hosts gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<IpAddr>,
 }
 
 /// A container's state.
@@ -161,6 +194,7 @@ impl Observation {
             Self::Filesystem(_) | Self::Host(_) => false,
             Self::Unit(unit) => unit.is_failed() || unit.is_looping(),
             Self::Container(container) => container.state == "running" && container.health == "unhealthy",
+            Self::Hostname(name) => name.addresses.is_empty(),
         }
     }
 
@@ -195,7 +229,11 @@ impl Observation {
                 )
             ),
             Self::Unit(unit) if unit.load_state != "loaded" => {
-                format!("{} {}", unit.load_state, unit.active_state)
+                let mut text = format!("{} {}", unit.load_state, unit.active_state);
+                if !unit.named_by.is_empty() {
+                    text += &format!(", named by {}", places(&unit.named_by));
+                }
+                text
             }
             Self::Unit(unit) => {
                 let mut text = format!("{} ({})", unit.active_state, unit.sub_state);
@@ -220,6 +258,20 @@ impl Observation {
                 }
                 text
             }
+            Self::Hostname(name) => {
+                let mut text = match (&name.failure, name.addresses.as_slice()) {
+                    (Some(failure), _) => format!("does not resolve: {failure}"),
+                    (None, []) => "does not resolve".to_owned(),
+                    (None, addresses) => {
+                        let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+                        format!("resolves to {}", addresses.join(", "))
+                    }
+                };
+                if let Some(alias) = name.alias {
+                    text += &format!(", alias {alias} in /etc/hosts");
+                }
+                text
+            }
             Self::Host(HostState { build_cache_bytes: Some(bytes) }) => {
                 format!("{} of unused build cache", evenkeel_host::config::format_bytes(*bytes))
             }
@@ -240,6 +292,32 @@ impl Unit {
     pub fn is_looping(&self) -> bool {
         self.sub_state.starts_with("auto-restart")
     }
+}
+
+impl Hostname {
+    /// Whether this is the address of the name, and the only one.
+    pub fn resolves_to(&self, address: IpAddr) -> bool {
+        !self.addresses.is_empty() && self.addresses.iter().all(|known| *known == address)
+    }
+}
+
+impl Place {
+    /// As `FILE:LINE`.
+    pub fn at(&self) -> String {
+        let file = self.file.display();
+        self.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}"))
+    }
+}
+
+/// The first few places, for people.
+fn places(places: &[Place]) -> String {
+    const FEW: usize = 5;
+    let mut shown: Vec<String> =
+        places.iter().take(FEW).map(|place| format!("{} ({}=)", place.at(), place.directive)).collect();
+    if places.len() > FEW {
+        shown.push(format!("and {} more", places.len() - FEW));
+    }
+    shown.join(", ")
 }
 
 /// Why a target could not be seen. Never taken for "broken" and never for "well".
@@ -273,6 +351,10 @@ pub trait Eyes: Send + Sync {
 
 /// How long one look may take. A host in trouble answers slowly; a hung one not at all.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a name may take to resolve.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// So many places that name a unit are told.
+const MOST_PLACES: usize = 64;
 /// The engine counts its disk usage by walking its folders.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -285,12 +367,19 @@ pub struct Host {
     pub docker: Docker,
     /// statvfs with a time limit.
     pub prober: Prober,
+    /// getaddrinfo with a time limit.
+    pub resolver: Resolver,
 }
 
 impl Host {
     /// The host this process runs on, as DBUS_SYSTEM_BUS_ADDRESS and DOCKER_HOST say.
     pub fn local() -> Self {
-        Self { systemd: Systemd::system(), docker: Docker::from_env(), prober: Prober::default() }
+        Self {
+            systemd: Systemd::system(),
+            docker: Docker::from_env(),
+            prober: Prober::default(),
+            resolver: Resolver::default(),
+        }
     }
 
     /// How full the filesystem is that is mounted there.
@@ -330,7 +419,10 @@ impl Host {
     async fn unit(&self, name: &str) -> Result<Unit, Unseen> {
         let status = self.systemd.unit(name).await.map_err(|error| Unseen(format!("systemd: {error}")))?;
         let service = status.service;
+        let is_missing = status.load_state == "not-found";
+        let named_by = if is_missing { named_by(&status.id).await } else { Vec::new() };
         Ok(Unit {
+            named_by,
             id: status.id,
             names: status.names,
             load_state: status.load_state,
@@ -347,6 +439,24 @@ impl Host {
             invocation_id: service.map(|s| s.invocation_id).unwrap_or_default(),
             why: None,
         })
+    }
+
+    async fn hostname(&self, name: &str) -> Result<Hostname, Unseen> {
+        let host: HostName = name.parse().map_err(|error| Unseen(format!("{error}")))?;
+        let alias = blocking({
+            let host = host.clone();
+            move || hosts::alias_in(Path::new(hosts::FILE), host.as_str())
+        });
+        let (answer, alias) = tokio::join!(self.resolver.resolve(&host, RESOLVE_TIMEOUT), alias);
+        match answer {
+            Ok(addresses) => Ok(Hostname { addresses: addresses.to_vec(), failure: None, alias }),
+            Err(failure @ (Failure::Timeout | Failure::System)) => {
+                Err(Unseen(format!("{name}: {}", failure.words())))
+            }
+            Err(failure) => {
+                Ok(Hostname { addresses: Vec::new(), failure: Some(failure.words().to_owned()), alias })
+            }
+        }
     }
 
     async fn whole(&self) -> HostState {
@@ -440,6 +550,7 @@ impl Eyes for Host {
                     Kind::Filesystem => Observation::Filesystem(self.filesystem(target.name()).await?),
                     Kind::Unit => Observation::Unit(self.unit(target.name()).await?),
                     Kind::Container => Observation::Container(self.container(target.name()).await?),
+                    Kind::Hostname => Observation::Hostname(self.hostname(target.name()).await?),
                     Kind::Host => Observation::Host(self.whole().await),
                 })
             };
@@ -448,6 +559,29 @@ impl Eyes for Host {
                 .unwrap_or_else(|_| Err(Unseen(format!("{target} did not answer within {limit:?}"))))
         })
     }
+}
+
+/// Where the host's own unit files name a unit.
+async fn named_by(name: &str) -> Vec<Place> {
+    let name = name.to_owned();
+    blocking(move || {
+        let named = own_references(Path::new("/")).into_iter().filter(|named| named.name == name);
+        named
+            .map(|Named { by, file, line, directive, .. }| Place {
+                unit: by,
+                file,
+                line,
+                directive: directive.to_owned(),
+            })
+            .take(MOST_PLACES)
+            .collect()
+    })
+    .await
+}
+
+/// What takes the disk, aside; it ends early only when the process does.
+async fn blocking<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
 /// Seconds since 1970; `None` before that.

@@ -1,6 +1,6 @@
 //! What an alert means here: which rule it selects, when that is needed, and when it is done. Pure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     actions::Step,
@@ -47,7 +47,8 @@ pub struct Rule {
 pub enum NeededWhen {
     /// The filesystem above one of these marks.
     Above(Marks),
-    /// The unit is failed or looping, or the container runs and is unhealthy.
+    /// One of the steps is for what is seen: the unit is failed or looping, the container runs and is unhealthy, the name
+    /// does not resolve …
     Unwell,
     /// More build cache than this that nothing uses, in bytes.
     BuildCacheAbove(u64),
@@ -79,6 +80,10 @@ pub enum DoneWhen {
     Stopped,
     /// The container is healthy, or runs and has no healthcheck.
     Healthy,
+    /// No file of the host's own names the unit that does not exist, and it is not failed.
+    Unreferenced,
+    /// The name resolves, and to this address alone.
+    ResolvesTo(IpAddr),
     /// The action has been carried out: for rules that are no repair.
     Completed,
 }
@@ -155,9 +160,10 @@ impl Rule {
         let needed = match (self.needed, seen) {
             (NeededWhen::Always, _) => true,
             (NeededWhen::Above(marks), Observation::Filesystem(filesystem)) => marks.exceeded(filesystem),
-            (NeededWhen::Unwell, Observation::Unit(_) | Observation::Container(_)) => {
-                self.steps.iter().any(|step| step.0.class().acts() && step.0.is_for(seen))
-            }
+            (
+                NeededWhen::Unwell,
+                Observation::Unit(_) | Observation::Container(_) | Observation::Hostname(_),
+            ) => self.steps.iter().any(|step| step.0.class().acts() && step.0.is_for(seen)),
             (NeededWhen::BuildCacheAbove(most), Observation::Host(host)) => match host.build_cache_bytes {
                 Some(bytes) => bytes > most,
                 None => return Need::Unknown(seen.summary()),
@@ -205,6 +211,8 @@ impl DoneWhen {
             (Self::Stopped, Observation::Unit(unit)) => {
                 matches!(unit.active_state.as_str(), "inactive" | "failed")
             }
+            (Self::Unreferenced, Observation::Unit(unit)) => unit.named_by.is_empty() && !unit.is_failed(),
+            (Self::ResolvesTo(address), Observation::Hostname(name)) => name.resolves_to(*address),
             (Self::Healthy, Observation::Container(container)) => {
                 container.state == "running" && matches!(container.health.as_str(), "healthy" | "none")
             }

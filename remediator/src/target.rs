@@ -1,9 +1,9 @@
 //! What a remediation is about. A `Target` exists only if a rule's allow-list admitted it: nothing that a webhook
 //! says reaches an API before that.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use evenkeel_host::systemd::is_unit_name;
+use evenkeel_host::{resolve::HostName, systemd::is_unit_name};
 use serde::{Deserialize, Serialize};
 
 use crate::pattern::Pattern;
@@ -18,13 +18,15 @@ pub enum Kind {
     Unit,
     /// A Docker container, by its name.
     Container,
+    /// The name of a host, as services look it up.
+    Hostname,
     /// The host as a whole, for rules about no single thing.
     Host,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Filesystem, Self::Unit, Self::Container, Self::Host];
+    pub const ALL: [Self; 5] = [Self::Filesystem, Self::Unit, Self::Container, Self::Hostname, Self::Host];
     /// The only name of the host as a whole.
     pub const HOST: &str = "host";
 
@@ -34,6 +36,7 @@ impl Kind {
             Self::Filesystem => "filesystem",
             Self::Unit => "unit",
             Self::Container => "container",
+            Self::Hostname => "hostname",
             Self::Host => "host",
         }
     }
@@ -57,9 +60,23 @@ impl Kind {
                     && name.starts_with(|first: char| first.is_ascii_alphanumeric())
                     && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
             }
+            // An address is its own answer, and the names that every host has for itself are nobody's to change.
+            Self::Hostname => {
+                name.parse::<HostName>().is_ok()
+                    && name.parse::<IpAddr>().is_err()
+                    && !name.ends_with('.')
+                    && !is_own(name)
+            }
             Self::Host => name == Self::HOST,
         }
     }
+}
+
+/// Whether this is a name that a host has for itself (RFC 6761).
+fn is_own(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"].contains(&&*name)
+        || name.ends_with(".localhost")
 }
 
 /// One admitted thing on this host.
@@ -195,6 +212,27 @@ mod tests {
         for name in ["../x", "-rf", "a/b", "a b", "a;b", "a\nb", "", "ü", &"a".repeat(10_000)] {
             assert_eq!(selector(Kind::Container, "*").admit(name), Err(NoTarget::NotAName), "{name:?}");
         }
+        for name in [
+            "",
+            "-rf",
+            "a b",
+            "a\nb",
+            "a;b",
+            "a#b",
+            "ä",
+            "a..b",
+            "a/b",
+            "127.0.0.1",
+            "::1",
+            "redis.",
+            "LocalHost",
+            "a.localhost",
+            "ip6-localhost",
+            &"a".repeat(254),
+        ] {
+            assert_eq!(selector(Kind::Hostname, "*").admit(name), Err(NoTarget::NotAName), "{name:?}");
+        }
+        assert!(selector(Kind::Hostname, "quantum_*").admit("quantum_redis").is_ok());
         for name in ["var", "/var/../etc", "/var//log", "/var/", "/var/.", "/a\nb", "", "//"] {
             assert_eq!(selector(Kind::Filesystem, "/*").admit(name), Err(NoTarget::NotAName), "{name:?}");
         }

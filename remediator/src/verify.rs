@@ -77,7 +77,7 @@ impl Verification {
 /// What is the same as long as the thing has not been restarted.
 fn identity(seen: &Observation) -> String {
     match seen {
-        Observation::Filesystem(_) | Observation::Host(_) => String::new(),
+        Observation::Filesystem(_) | Observation::Hostname(_) | Observation::Host(_) => String::new(),
         Observation::Unit(unit) => format!("{} {}", unit.invocation_id, unit.restarts),
         Observation::Container(container) => {
             format!("{} {} {:?}", container.id, container.restarts, container.started_seconds)

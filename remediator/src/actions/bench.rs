@@ -1,6 +1,6 @@
 //! A scripted engine, and jobs about a host that has it. Only for tests of actions.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use evenkeel_host::{
     docker::{
@@ -8,6 +8,7 @@ use evenkeel_host::{
         fake::{Answer, FakeDocker},
     },
     filesystem::{Prober, device_id},
+    resolve::Resolver,
     systemd::Systemd,
 };
 use tempfile::TempDir;
@@ -54,9 +55,10 @@ impl Bench {
             systemd: Systemd::at("unix:path=/no/such/bus"),
             docker: Docker::at(&format!("unix://{}", socket.display())),
             prober: Prober::default(),
+            resolver: Resolver::default(),
         };
         Job {
-            config: std::sync::Arc::new(crate::config::tests::config("rules: []\n").unwrap()),
+            config: Arc::new(crate::config::tests::config("rules: []\n").unwrap()),
             host,
             notifier: Notifier::default(),
             reports: self.dir.path().join("reports"),

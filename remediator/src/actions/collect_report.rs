@@ -60,6 +60,7 @@ impl Action for CollectReport {
             }
             Kind::Container => format!("write the state and the last probe of {}", target.name()),
             Kind::Filesystem => format!("write what fills {}", target.name()),
+            Kind::Hostname => format!("write what {} resolves to", target.name()),
             Kind::Host => "write what Docker takes".to_owned(),
         }
     }
@@ -90,6 +91,8 @@ impl Action for CollectReport {
                 Kind::Unit => self.unit(job).await,
                 Kind::Container => container(job).await,
                 Kind::Filesystem => filesystem(job).await,
+                // What is seen says it all.
+                Kind::Hostname => String::new(),
                 Kind::Host => docker(job).await,
             };
             cut(&mut text);

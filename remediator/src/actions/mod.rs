@@ -13,6 +13,7 @@ mod daemon_reload;
 mod disk;
 mod engine;
 mod golden;
+mod hosts_alias;
 mod image_prune;
 mod journal_vacuum;
 mod notify;
@@ -21,6 +22,7 @@ mod run_unit;
 mod safe_file;
 mod unit_job;
 mod unit_reload;
+mod unit_remove_reference;
 mod unit_reset_failed;
 mod unit_restart;
 mod unit_restore;
@@ -62,11 +64,13 @@ pub const NAMES: &[&str] = &[
     container_restart::NAME,
     container_start::NAME,
     daemon_reload::NAME,
+    hosts_alias::NAME,
     image_prune::NAME,
     journal_vacuum::NAME,
     notify::NAME,
     run_unit::NAME,
     unit_reload::NAME,
+    unit_remove_reference::NAME,
     unit_reset_failed::NAME,
     unit_restart::NAME,
     unit_restore::NAME,
@@ -80,7 +84,9 @@ pub const REPORT: &str = collect_report::NAME;
 /// The actions that take root, for the helper that does them.
 pub(crate) const CONTAINER_LOG_TRUNCATE: &str = container_log_truncate::NAME;
 pub(crate) const DAEMON_RELOAD: &str = daemon_reload::NAME;
+pub(crate) const HOSTS_ALIAS: &str = hosts_alias::NAME;
 pub(crate) const JOURNAL_VACUUM: &str = journal_vacuum::NAME;
+pub(crate) const UNIT_REMOVE_REFERENCE: &str = unit_remove_reference::NAME;
 pub(crate) const UNIT_RESTORE: &str = unit_restore::NAME;
 pub(crate) const UNIT_SNAPSHOT: &str = unit_snapshot::NAME;
 pub(crate) use by_root::{Answer, start as start_helper};
@@ -102,8 +108,10 @@ pub fn report() -> Step {
 /// What the actions that are nothing without parameters can be done about.
 const WITH_PARAMETERS: &[(&str, &[Kind])] = &[
     (container_log_truncate::NAME, &[Kind::Filesystem]),
+    (hosts_alias::NAME, &[Kind::Hostname]),
     (journal_vacuum::NAME, &[Kind::Filesystem]),
     (run_unit::NAME, &Kind::ALL),
+    (unit_remove_reference::NAME, &[Kind::Unit]),
 ];
 
 /// The names of the actions that can be done about such a thing.
@@ -127,11 +135,15 @@ fn parse<E: serde::de::Error>(name: &str, parameters: impl Parameters<E>) -> Res
         container_restart::NAME => Arc::new(parameters.read::<container_restart::ContainerRestart>()?),
         container_start::NAME => Arc::new(parameters.read::<container_start::ContainerStart>()?),
         daemon_reload::NAME => Arc::new(parameters.read::<daemon_reload::DaemonReload>()?),
+        hosts_alias::NAME => Arc::new(parameters.read::<hosts_alias::HostsAlias>()?),
         image_prune::NAME => Arc::new(parameters.read::<image_prune::ImagePrune>()?),
         journal_vacuum::NAME => Arc::new(parameters.read::<journal_vacuum::JournalVacuum>()?),
         notify::NAME => Arc::new(parameters.read::<notify::Notify>()?),
         run_unit::NAME => Arc::new(parameters.read::<run_unit::RunUnit>()?),
         unit_reload::NAME => Arc::new(parameters.read::<unit_reload::UnitReload>()?),
+        unit_remove_reference::NAME => {
+            Arc::new(parameters.read::<unit_remove_reference::UnitRemoveReference>()?)
+        }
         unit_reset_failed::NAME => Arc::new(parameters.read::<unit_reset_failed::UnitResetFailed>()?),
         unit_restart::NAME => Arc::new(parameters.read::<unit_restart::UnitRestart>()?),
         unit_restore::NAME => Arc::new(parameters.read::<unit_restore::UnitRestore>()?),
@@ -367,6 +379,8 @@ mod tests {
         ("container_restart", Class::S2),
         ("container_start", Class::S2),
         ("daemon_reload", Class::S1),
+        ("hosts_alias: {address: 127.0.0.1}", Class::S2),
+        ("hosts_alias: {absent: true}", Class::S2),
         ("image_prune", Class::D1),
         ("image_prune: {unused: true}", Class::D2),
         ("journal_vacuum: {keep_time: 7d}", Class::D2),
@@ -375,6 +389,7 @@ mod tests {
         ("run_unit: {name: tidy, class: D1}", Class::D1),
         ("run_unit: {name: tidy, class: D2}", Class::D2),
         ("unit_reload", Class::S2),
+        ("unit_remove_reference: {from: [shop-*]}", Class::S2),
         ("unit_reset_failed", Class::S1),
         ("unit_restart", Class::S2),
         ("unit_restore", Class::S2),

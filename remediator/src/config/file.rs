@@ -2,7 +2,7 @@
 //! What is said of a key here is what an editor shows of it (`generate schema`), and so are the defaults; a test
 //! compares them with those that hold.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use evenkeel_host::config::{Bytes, Located, PromDuration, Ratio};
 use schemars::JsonSchema;
@@ -414,7 +414,7 @@ pub(super) struct RuleFile {
 #[serde(deny_unknown_fields)]
 #[schemars(extend(
     "required" = ["allow"],
-    "oneOf" = [{"required": ["filesystem"]}, {"required": ["unit"]}, {"required": ["container"]}]
+    "oneOf" = [{"required": ["filesystem"]}, {"required": ["unit"]}, {"required": ["container"]}, {"required": ["hostname"]}]
 ))]
 pub(super) struct TargetFile {
     /// A mounted filesystem: the alert's label that has its mount point.
@@ -423,6 +423,8 @@ pub(super) struct TargetFile {
     pub(super) unit: Option<String>,
     /// A container: the alert's label that has its name.
     pub(super) container: Option<String>,
+    /// The name of a host, as services look it up: the alert's label that has it. Not `host`, which is the machine.
+    pub(super) hostname: Option<String>,
     /// What may be named, with * and ?: everything else is refused.
     #[serde(default)]
     #[schemars(extend("minItems" = 1))]
@@ -491,9 +493,14 @@ pub(super) struct VerifyFile {
     pub(super) stopped_for: Option<PromDuration>,
     /// A container that has been healthy for so long.
     pub(super) healthy_for: Option<PromDuration>,
+    /// A unit that does not exist is named by no unit file of the host's own, and is not failed.
+    pub(super) unreferenced_for: Option<PromDuration>,
+    /// A name resolves to this address, and to no other.
+    #[schemars(with = "Option<String>", extend("format" = "ip", "examples" = ["127.0.0.1", "::1"]))]
+    pub(super) resolves_to: Option<IpAddr>,
     /// The steps have been carried out; for rules on demand only.
     pub(super) completed: Option<bool>,
-    /// How long a filesystem must stay below its marks.
+    /// How long a filesystem must stay below its marks, or a name resolve (0s by default).
     #[schemars(extend("default" = "1m"))]
     pub(super) hold: Option<PromDuration>,
     /// At the latest so long after the last step.

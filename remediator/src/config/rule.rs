@@ -125,7 +125,7 @@ impl<'a> RuleChecker<'a> {
         let Some(needed) = &file.needed else {
             return match kind {
                 Kind::Filesystem => Ok(NeededWhen::Above(above_by_default(file.verify.as_ref()))),
-                Kind::Unit | Kind::Container => Ok(NeededWhen::Unwell),
+                Kind::Unit | Kind::Container | Kind::Hostname => Ok(NeededWhen::Unwell),
                 Kind::Host => Err(self.wrong(
                     &self.name,
                     "`needed` is missing: a rule without a target must say when it is needed, as in {build_cache_above: 1GB} or {always: true}",
@@ -227,12 +227,17 @@ impl<'a> RuleChecker<'a> {
                 ))
             };
         };
-        let TargetFile { filesystem, unit, container, allow } = &target.value;
-        let given = [(Kind::Filesystem, filesystem), (Kind::Unit, unit), (Kind::Container, container)];
+        let TargetFile { filesystem, unit, container, hostname, allow } = &target.value;
+        let given = [
+            (Kind::Filesystem, filesystem),
+            (Kind::Unit, unit),
+            (Kind::Container, container),
+            (Kind::Hostname, hostname),
+        ];
         let mut given =
             given.into_iter().filter_map(|(kind, label)| label.clone().map(|label| (kind, label)));
         let (Some((kind, label)), None) = (given.next(), given.next()) else {
-            return Err(self.wrong(target, "`target` needs exactly one of filesystem, unit and container, with the label that names it: {unit: name, allow: [app.service]}"));
+            return Err(self.wrong(target, "`target` needs exactly one of filesystem, unit, container and hostname, with the label that names it: {unit: name, allow: [app.service]}"));
         };
         if allow.is_empty() {
             return Err(self.wrong(target, "`target.allow` admits nothing: list what this rule may touch"));
@@ -255,6 +260,8 @@ impl<'a> RuleChecker<'a> {
             not_failed_for,
             stopped_for,
             healthy_for,
+            unreferenced_for,
+            resolves_to,
             completed,
             hold,
             within,
@@ -272,6 +279,11 @@ impl<'a> RuleChecker<'a> {
             not_failed_for.map(|hold| (Kind::Unit, DoneWhen::NotFailed, hold.get())),
             stopped_for.map(|hold| (Kind::Unit, DoneWhen::Stopped, hold.get())),
             healthy_for.map(|hold| (Kind::Container, DoneWhen::Healthy, hold.get())),
+            unreferenced_for.map(|hold| (Kind::Unit, DoneWhen::Unreferenced, hold.get())),
+            resolves_to.map(|address| {
+                let hold = hold.map_or(Duration::ZERO, |hold| hold.get());
+                (Kind::Hostname, DoneWhen::ResolvesTo(address), hold)
+            }),
             completed.filter(|completed| *completed).map(|_| (kind, DoneWhen::Completed, Duration::ZERO)),
         ];
         let mut given = given.into_iter().flatten();
@@ -288,9 +300,9 @@ impl<'a> RuleChecker<'a> {
                 example(kind)
             ));
         }
-        if hold.is_some() && kind != Kind::Filesystem {
+        if hold.is_some() && !matches!(kind, Kind::Filesystem | Kind::Hostname) {
             return wrong(
-                "`verify.hold` goes with usage_below and inodes_below: the other marks say themselves how long they must hold",
+                "`verify.hold` goes with usage_below, inodes_below and resolves_to: the other marks say themselves how long they must hold",
             );
         }
         if hold_for >= within.get() {
@@ -399,6 +411,7 @@ fn example(kind: Kind) -> &'static str {
         Kind::Filesystem => "{usage_below: 80%, within: 5m}",
         Kind::Unit => "{active_for: 60s, within: 4m} or {not_failed_for: 60s, within: 4m}",
         Kind::Container => "{healthy_for: 60s, within: 5m}",
+        Kind::Hostname => "{resolves_to: 127.0.0.1, within: 1m}",
         Kind::Host => "{completed: true, within: 10m}",
     }
 }

@@ -42,7 +42,7 @@ async fn starts_what_is_enabled(at: &Alone) -> Result<()> {
     let host = shared::host().await?;
     let text = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
     host.install_unit(DOWN, text).await?;
-    ended(&at.told("down", DOWN).await?, "blocked", "not_failed")?;
+    ended(&at.told("down", DOWN).await?, "blocked", "not_enabled")?;
     ensure!(host.property(DOWN, "ActiveState").await? == "inactive", "a disabled unit was started");
     host.systemctl(&["enable", DOWN]).await?;
     ended(&at.told("down", DOWN).await?, "succeeded", "verified")?;

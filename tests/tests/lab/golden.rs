@@ -197,6 +197,9 @@ async fn units(host: &SystemdHost) -> Result<()> {
     ] {
         host.write_file(&format!("/etc/systemd/system/{name}"), text).await?;
     }
+    // In the lab's /etc, which is its own copy and what an exporter on the host would read.
+    fs::create_dir_all("/etc/systemd/system")?;
+    fs::write("/etc/systemd/system/golden-runs.service", "[Unit]\nAfter=golden-gone.service\n")?;
     host.systemctl(&["daemon-reload"]).await?;
     let started =
         ["golden-runs.service", "golden-fails.service", "golden-timed.timer", "golden-called.socket"];

@@ -27,7 +27,9 @@ mod hang;
 mod held_back;
 mod helper;
 mod hostile_mounts;
+mod hosts_alias;
 mod inodes;
+mod installed;
 mod itself;
 mod maintenance;
 mod metrics;
@@ -39,6 +41,7 @@ mod second_disk;
 mod shared;
 mod snapshot;
 mod sockets;
+mod stale_references;
 mod truth;
 mod unit;
 mod unit_groups;
@@ -64,6 +67,8 @@ fn main() {
         snapshot::trials(),
         drill::trials(),
         maintenance::trials(),
+        stale_references::trials(),
+        hosts_alias::trials(),
         blind::trials(),
         between_deliveries::trials(),
         held_back::trials(),

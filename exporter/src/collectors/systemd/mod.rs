@@ -63,7 +63,7 @@ pub struct Config {
     /// the targets among them want.
     pub watch: Vec<UnitPattern>,
     /// Watched units that may be missing: while they are, they have no `systemd_unit_load_state`, so that a rule on
-    /// `load_state="not-found"` needs no exceptions of its own.
+    /// `load_state="not-found"` needs no exceptions of its own. Nor is a file that names one stale.
     pub not_found_ok: Vec<UnitPattern>,
     /// How often what systemd announced is checked against its whole list, and counters of sockets are read; what the
     /// unit files say is asked in every fifth check.

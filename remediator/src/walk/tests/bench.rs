@@ -170,6 +170,7 @@ impl Eyes for World {
 
 /// What an action does when it is called.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a few of them in a test")]
 pub(super) enum Does {
     /// Makes the target well.
     Cure,

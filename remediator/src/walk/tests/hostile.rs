@@ -16,7 +16,7 @@ use super::bench::{Bench, Does, disk, disk_rule, unit_rule};
 use crate::{
     admission::gates::Conditions,
     filling::Filling,
-    observe::{Container, Eyes, Observation, Unit, Unseen},
+    observe::{Container, Eyes, Hostname, Observation, Unit, Unseen},
     policy::Class,
     target::{Kind, Target},
     webhook::{self, Alert, Meaning},
@@ -42,6 +42,7 @@ impl Eyes for Anything {
         let name = target.name();
         let seen = match target.kind() {
             Kind::Filesystem => disk(0.95),
+            Kind::Hostname => Observation::Hostname(Hostname::default()),
             Kind::Host => return Box::pin(async { Err(Unseen("no host".to_owned())) }),
             Kind::Container => Observation::Container(Container {
                 state: "running".to_owned(),
@@ -194,7 +195,7 @@ fn may_be_named(kind: Kind, name: &str) -> bool {
         }
         Kind::Container => name == "shop_api",
         Kind::Filesystem => ["/no/such/disk", "/no/such/second"].contains(&name),
-        Kind::Host => false,
+        Kind::Hostname | Kind::Host => false,
     }
 }
 
