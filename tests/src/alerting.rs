@@ -154,6 +154,7 @@ fn milliseconds(duration: &str) -> Result<u64> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         other => bail!("unknown unit {other:?} in {duration:?}"),
     };
     Ok(duration[..digits].parse::<u64>()? * unit)
@@ -198,6 +199,6 @@ mod tests {
     #[test]
     fn a_shipped_file_that_has_changed_is_noticed() {
         assert!(replaced("listen: 1", "listen: 2", "listen: 3").is_err());
-        assert!(milliseconds("3d").is_err() && milliseconds("m").is_err());
+        assert!(milliseconds("3w").is_err() && milliseconds("m").is_err());
     }
 }
