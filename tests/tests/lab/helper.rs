@@ -129,6 +129,10 @@ async fn says_what_fills_the_disk(host: &SystemdHost) -> Result<()> {
 }
 
 async fn vacuums_the_journal(host: &SystemdHost) -> Result<()> {
+    // On a disk of its own: what others do to the machine's moves the shares that are set below.
+    let own = "mount -t tmpfs -o size=200m tmpfs /var/log/journal && mkdir /var/log/journal/$(cat /etc/machine-id) \
+               && systemctl restart systemd-journald && journalctl --flush";
+    host.exec(&["sh", "-c", own]).await?;
     // Three files of the journal that are full, and one in use.
     let fill = "for i in 1 2 3; do head -c 9000000 /dev/urandom | base64 | systemd-cat; journalctl --sync; journalctl --rotate; done";
     host.exec(&["sh", "-c", fill]).await?;

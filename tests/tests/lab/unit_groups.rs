@@ -133,7 +133,12 @@ fn agree(
             expected -= cache.iter().find_map(|field| kernels.get(*field)).context("no memory.stat")?;
             ensure!(expected >= HELD, "{expected} bytes cannot be all");
         }
-        ensure!(said == Some(expected), "{metric} {said:?}, and {property} is {shown}: {expected}");
+        // The kernel counts memory in batches, and these are two looks.
+        let apart = if property == "MemoryCurrent" { 0.01 * expected } else { 0.0 };
+        ensure!(
+            said.is_some_and(|said| (said - expected).abs() <= apart),
+            "{metric} {said:?}, and {property} is {shown}: {expected}"
+        );
         compared.push(property);
     }
     eprintln!("unit_groups: equal to what systemctl shows: {compared:?}");
