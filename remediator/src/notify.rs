@@ -19,6 +19,7 @@ use crate::{
     journal::{Error, Journal, Letter},
     metrics::Metrics,
     outcome::Outcome,
+    target::Kind,
     text::{digest, shell_word},
 };
 
@@ -215,6 +216,26 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// About the host itself, and no remediation.
+    pub(crate) fn of_host(host: &str, occasion: Occasion, summary: String) -> Self {
+        Self {
+            id: 0,
+            rule: String::new(),
+            kind: Kind::Host.as_str().to_owned(),
+            target: host.to_owned(),
+            occasion,
+            reason: occasion.as_str().to_owned(),
+            summary,
+            before: None,
+            after: None,
+            cure: None,
+            steps: Vec::new(),
+            since_wall_ms: None,
+            next_allowed_wall_ms: None,
+            expires_wall_ms: None,
+        }
+    }
+
     /// Whether nothing was tried because only a person can cure it.
     fn is_for_a_person(&self) -> bool {
         self.occasion == Occasion::Ended(Outcome::Blocked) && self.reason == RESTART_CANNOT_CURE

@@ -113,22 +113,9 @@ impl Reconciler {
         }
         tracing::warn!(why, "no alert about this host can come");
         let notifier = self.walker.assessor.under(config.clone()).notifier;
-        let letters = notifier.letters(&Notice {
-            id: 0,
-            rule: String::new(),
-            kind: "host".to_owned(),
-            target: config.hosts.first().cloned().unwrap_or_default(),
-            occasion: Occasion::Blind,
-            reason: Occasion::Blind.as_str().to_owned(),
-            summary: format!("{why}: no alert comes from it, and so nothing is repaired"),
-            before: None,
-            after: None,
-            cure: None,
-            steps: Vec::new(),
-            since_wall_ms: None,
-            next_allowed_wall_ms: None,
-            expires_wall_ms: None,
-        });
+        let summary = format!("{why}: no alert comes from it, and so nothing is repaired");
+        let host = config.hosts.first().map(String::as_str).unwrap_or_default();
+        let letters = notifier.letters(&Notice::of_host(host, Occasion::Blind, summary));
         let dropped = self.walker.journal.post(letters, self.walker.clock.now()).await?;
         notifier.ring(dropped);
         Ok(())

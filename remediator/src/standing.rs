@@ -72,22 +72,7 @@ async fn tell(
     summary: String,
 ) -> Result<(), Error> {
     let host = config.hosts.first().map(String::as_str).unwrap_or_default();
-    let notice = Notice {
-        id: 0,
-        rule: String::new(),
-        kind: "host".to_owned(),
-        target: host.to_owned(),
-        occasion,
-        reason: occasion.as_str().to_owned(),
-        summary,
-        before: None,
-        after: None,
-        cure: None,
-        steps: Vec::new(),
-        since_wall_ms: None,
-        next_allowed_wall_ms: None,
-        expires_wall_ms: None,
-    };
+    let notice = Notice::of_host(host, occasion, summary);
     notifier.to(&config.receivers, host).tell(&notice).await.map(drop)
 }
 

@@ -11,9 +11,24 @@ use tokio::{
 use crate::{
     namespace,
     process::{Frozen, Process, free_port},
+    systemd_host::SystemdHost,
     tools,
     wait::wait_for,
 };
+
+/// One on the own loopback of a host, where an exporter without configuration looks for it.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub async fn on_host(host: &SystemdHost) -> Result<Process> {
+    let dir = namespace::place("redis")?;
+    let mut command = tools::command("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", host.pid().await?)).arg("--");
+    let settings = ["--bind", "127.0.0.1", "--port", "6379", "--save", ""];
+    command.arg(tools::program("redis-server")?).args(settings).arg("--dir").arg(&dir);
+    Process::start("redis", &dir, command)
+}
 
 /// A running redis-server.
 #[derive(Debug)]

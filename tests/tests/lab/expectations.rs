@@ -10,7 +10,8 @@ use evenkeel_tests::{
     engine::{Engine, Options},
     exposition::Exposition,
     namespace,
-    process::{Process, free_port},
+    process::free_port,
+    redis_server,
     systemd_host::{SystemdHost, image},
     tools,
     wait::wait_for,
@@ -145,7 +146,7 @@ async fn the_clean_state() -> Result<()> {
         format!("{}:/packaging:ro", tools::repository().join("packaging").display()),
     ];
     let host = SystemdHost::start_with(engine, &image("systemd"), &volumes).await?;
-    let redis = redis_on(&host).await?;
+    let redis = redis_server::on_host(&host).await?;
     as_it_was_found(&host).await?;
 
     // Root sees all of it at once.
@@ -403,16 +404,6 @@ async fn scrape(host: &SystemdHost) -> Result<Exposition> {
     Ok(Exposition::parse(body))
 }
 
-/// On the host's own loopback.
-async fn redis_on(host: &SystemdHost) -> Result<Process> {
-    let dir = namespace::place("redis")?;
-    let mut command = tools::command("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", host.pid().await?)).arg("--");
-    let settings = ["--bind", "127.0.0.1", "--port", "6379", "--save", ""];
-    command.arg(tools::program("redis-server")?).args(settings).arg("--dir").arg(&dir);
-    Process::start("redis", &dir, command)
-}
-
 /// An engine with too much build cache on a full disk, and containers as they were found.
 async fn the_hardened_host() -> Result<()> {
     let engine = Engine::start(Options { disk_mib: 600, ..Options::default() }).await?;
@@ -448,15 +439,7 @@ async fn the_hardened_host() -> Result<()> {
     ensure!(before.details("unhealthy_containers")? == [words], "{:#}", before.json);
     ensure!(before.details("healthcheck")? == ["quantum_market_publisher"], "{:#}", before.json);
     ensure!(before.details("disk_usage")? == [&*mount_point], "{:#}", before.json);
-    wait_for("the same in /metrics", SOON, async || {
-        let page = exporter.scrape().await?;
-        for expectation in CONTAINERS {
-            let met = page.value("evenkeel_expectation_met", &[("expectation", expectation)]);
-            ensure!(met == Some(0.0), "{expectation}: {met:?}");
-        }
-        Ok(())
-    })
-    .await?;
+    wait_for("the same in /metrics", SOON, async || all_are(&exporter, 0.0).await).await?;
 
     // As the documents do it.
     engine.docker(&["builder", "prune", "--all", "--force"]).await?;
@@ -477,16 +460,21 @@ async fn the_hardened_host() -> Result<()> {
         let (code, text) = local(&[]).await?;
         ensure!(code == 0, "exit code {code}:\n{text}");
         ensure!(text.starts_with("Expectation"), "{text}");
-        let page = exporter.scrape().await?;
-        for expectation in CONTAINERS {
-            let met = page.value("evenkeel_expectation_met", &[("expectation", expectation)]);
-            ensure!(met == Some(1.0), "{expectation}: {met:?}");
-        }
-        Ok(())
+        all_are(&exporter, 1.0).await
     })
     .await?;
     let unhealthy = engine.docker(&["ps", "--quiet", "--filter", "health=unhealthy"]).await?;
     ensure!(unhealthy.is_empty(), "{unhealthy}");
+    Ok(())
+}
+
+/// Whether `/metrics` says this of everything that is expected of the containers.
+async fn all_are(exporter: &Exporter, met: f64) -> Result<()> {
+    let page = exporter.scrape().await?;
+    for expectation in CONTAINERS {
+        let said = page.value("evenkeel_expectation_met", &[("expectation", expectation)]);
+        ensure!(said == Some(met), "{expectation}: {said:?}");
+    }
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! A host with both daemons installed as their package would: the shipped units, users without privileges, helpers of
 //! root's, and the polkit rule of the configuration. For what takes root and must not be done by anything else.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
     binaries,
+    engine::Engine,
     exposition::Exposition,
     systemd_host::{SystemdHost, image},
     tools,
@@ -17,22 +18,51 @@ use crate::{closed_loop::SOON, shared};
 
 const TOKEN: &str = "a token that only this test knows";
 
-const INSTALL: &str = r#"set -e
+/// What the packages put on a host, as packaging/README.md says.
+const PACKAGED: &str = r#"set -e
 cd /packaging
-install -m 644 ./*.service ./*.socket /usr/lib/systemd/system/
+install -m 644 ./*.service ./*.socket ./*.timer /usr/lib/systemd/system/
 install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
 install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
 systemd-sysusers evenkeel.conf
 systemd-tmpfiles --create evenkeel.conf
+systemctl daemon-reload
+"#;
+
+const CONFIGURED: &str = r#"set -e
 printf %s "$1" >/etc/evenkeel/remediator.yml
 printf %s "$2" >/etc/evenkeel/exporter.yml
 echo 'ARGS=--config.file=/etc/evenkeel/exporter.yml' >/etc/default/evenkeel-exporter
 install -m 640 -g evenkeel-remediator /dev/null /etc/evenkeel/webhook.token
 printf %s "$3" >/etc/evenkeel/webhook.token
 evenkeel-remediator generate polkit >/etc/polkit-1/rules.d/50-evenkeel.rules
-systemctl daemon-reload
 systemctl start evenkeel-exporter evenkeel-remediator
 "#;
+
+/// A host with both binaries and everything that is shipped with them, nothing configured and nothing started.
+pub(crate) async fn packaged() -> Result<SystemdHost> {
+    unpacked(shared::engine().await?, &[]).await
+}
+
+/// The same, with the engine's socket where Docker has it, for the group `docker`.
+pub(crate) async fn packaged_with_docker(engine: Arc<Engine>) -> Result<SystemdHost> {
+    let socket = format!("{}:/run/docker.sock", engine.socket().display());
+    let host = unpacked(engine, &[socket]).await?;
+    host.exec(&["sh", "-ec", "groupadd --system docker; chgrp docker /run/docker.sock"]).await?;
+    Ok(host)
+}
+
+async fn unpacked(engine: Arc<Engine>, more: &[String]) -> Result<SystemdHost> {
+    let path = |path: &Path| path.display().to_string();
+    let volumes = [
+        format!("{}:/usr/bin/evenkeel-exporter:ro", path(&binaries::built("evenkeel-exporter")?)),
+        format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
+        format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
+    ];
+    let host = SystemdHost::start_with(engine, &image("own"), &[&volumes, more].concat()).await?;
+    host.exec(&["sh", "-c", PACKAGED]).await?;
+    Ok(host)
+}
 
 /// The host. Dropping it removes it.
 pub(crate) struct Installed {
@@ -43,13 +73,7 @@ pub(crate) struct Installed {
 impl Installed {
     /// With these rules in a remediator that may do everything they say, and an exporter with this configuration.
     pub(crate) async fn start(rules: &str, exporter: &str) -> Result<Self> {
-        let path = |path: &Path| path.display().to_string();
-        let volumes = [
-            format!("{}:/usr/bin/evenkeel-exporter:ro", path(&binaries::built("evenkeel-exporter")?)),
-            format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
-            format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
-        ];
-        let host = SystemdHost::start_with(shared::engine().await?, &image("own"), &volumes).await?;
+        let host = packaged().await?;
         let config = format!(
             "server: {{bearer_token_files: [webhook.token]}}\n\
              policy:\n  mode: auto\n\
@@ -57,7 +81,7 @@ impl Installed {
              \x20 limits: {{S1: [999/1h], S2: [999/1h]}}\n\
              rules:{rules}"
         );
-        host.exec(&["sh", "-c", INSTALL, "sh", &config, exporter, TOKEN]).await?;
+        host.exec(&["sh", "-c", CONFIGURED, "sh", &config, exporter, TOKEN]).await?;
         let name = host.exec(&["hostname"]).await?;
         Ok(Self { host, name })
     }

@@ -5,16 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
-    binaries,
     engine::{BUSYBOX, Engine, Options},
-    systemd_host::{SystemdHost, image},
-    tools,
+    systemd_host::SystemdHost,
     wait::wait_for,
 };
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{closed_loop::acting_steps, trial};
+use crate::{closed_loop::acting_steps, installed, trial};
 
 const SOON: Duration = Duration::from_secs(60);
 const SERVICE: &str = "evenkeel-maintenance@weekly-build-cache.service";
@@ -34,15 +32,8 @@ rules:
     verify: {completed: true, within: 1m}
 "#;
 
-const INSTALL: &str = r#"set -e
+const CONFIGURED: &str = r#"set -e
 cd /packaging
-install -m 644 ./*.service ./*.socket ./*.timer /usr/lib/systemd/system/
-install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
-install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
-systemd-sysusers evenkeel.conf
-systemd-tmpfiles --create evenkeel.conf
-groupadd --system docker
-chgrp docker /run/docker.sock
 printf %s "$1" >/etc/evenkeel/remediator.yml
 mkdir -p /etc/systemd/system/evenkeel-remediator.service.d
 cp drop-ins/evenkeel-remediator.service.d/docker-group.conf /etc/systemd/system/evenkeel-remediator.service.d/
@@ -57,14 +48,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 async fn by_a_timer() -> Result<()> {
     // Its own engine: it is pruned.
     let engine = Arc::new(Engine::start(Options::default()).await?);
-    let path = |path: &std::path::Path| path.display().to_string();
-    let volumes = [
-        format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
-        format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
-        format!("{}:/run/docker.sock", path(&engine.socket())),
-    ];
-    let host = SystemdHost::start_with(engine.clone(), &image("own"), &volumes).await?;
-    host.exec(&["sh", "-c", INSTALL, "sh", CONFIG]).await?;
+    let host = installed::packaged_with_docker(engine.clone()).await?;
+    host.exec(&["sh", "-c", CONFIGURED, "sh", CONFIG]).await?;
     build_cache(&engine, "maintained").await?;
 
     // systemd knows when: the timer leads to the service of its instance.

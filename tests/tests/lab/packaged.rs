@@ -5,18 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_tests::{
-    binaries,
-    exposition::Exposition,
-    namespace,
-    process::Process,
-    systemd_host::{SystemdHost, image},
-    tools,
-    wait::wait_for,
+    exposition::Exposition, redis_server, systemd_host::SystemdHost, tools, wait::wait_for,
 };
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{shared, trial};
+use crate::{installed, shared, trial};
 
 const SOON: Duration = Duration::from_secs(60);
 const UNITS: [&str; 2] = ["evenkeel-exporter.service", "evenkeel-remediator.service"];
@@ -36,16 +30,7 @@ rules:
 "#;
 const TOKEN: &str = "a token that only this test knows";
 
-/// As `make install` of a package would, and as its README says.
-const INSTALL: &str = r#"set -e
-cd /packaging
-install -m 644 ./*.service ./*.socket ./*.timer /usr/lib/systemd/system/
-install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
-install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
-systemd-sysusers evenkeel.conf
-systemd-tmpfiles --create evenkeel.conf
-groupadd --system docker
-chgrp docker /run/docker.sock
+const CONFIGURED: &str = r#"set -e
 printf %s "$1" >/etc/evenkeel/remediator.yml
 install -m 640 -g evenkeel-remediator /dev/null /etc/evenkeel/webhook.token
 printf %s "$2" >/etc/evenkeel/webhook.token
@@ -65,7 +50,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 async fn packaged_units() -> Result<()> {
     let host = install().await?;
-    let redis = redis_on(&host).await?;
+    let redis = redis_server::on_host(&host).await?;
     host.systemctl(&[&["start"], &UNITS[..]].concat()).await?;
 
     both_are_little_exposed(&host).await?;
@@ -82,34 +67,9 @@ async fn packaged_units() -> Result<()> {
 }
 
 async fn install() -> Result<SystemdHost> {
-    let engine = shared::engine().await?;
-    let path = |path: &std::path::Path| path.display().to_string();
-    let volumes = [
-        format!("{}:/usr/bin/evenkeel-exporter:ro", path(&binaries::built("evenkeel-exporter")?)),
-        format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
-        format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
-        format!("{}:/run/docker.sock", path(&engine.socket())),
-    ];
-    let host = SystemdHost::start_with(engine, &image("own"), &volumes).await?;
-    host.exec(&["sh", "-c", INSTALL, "sh", CONFIG, TOKEN]).await?;
+    let host = installed::packaged_with_docker(shared::engine().await?).await?;
+    host.exec(&["sh", "-c", CONFIGURED, "sh", CONFIG, TOKEN]).await?;
     Ok(host)
-}
-
-/// A Redis on the host's own loopback, where an exporter without configuration looks for it.
-async fn redis_on(host: &SystemdHost) -> Result<Process> {
-    let dir = namespace::place("redis")?;
-    let mut command = tools::command("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", host.pid().await?)).arg("--");
-    command.arg(tools::program("redis-server")?).args([
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        "6379",
-        "--save",
-        "",
-    ]);
-    command.arg("--dir").arg(&dir);
-    Process::start("redis", &dir, command)
 }
 
 async fn both_are_little_exposed(host: &SystemdHost) -> Result<()> {

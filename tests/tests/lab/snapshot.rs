@@ -4,17 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use evenkeel_tests::{
-    binaries,
-    exposition::Exposition,
-    systemd_host::{SystemdHost, image},
-    tools,
-    wait::wait_for,
-};
+use evenkeel_tests::{exposition::Exposition, systemd_host::SystemdHost, wait::wait_for};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{shared, trial};
+use crate::{installed, trial};
 
 const SOON: Duration = Duration::from_secs(120);
 
@@ -69,13 +63,7 @@ const EXPORTER: &str = r#"
 snapshot: {units: ["quantum-*.service", quantum-trader.target], check_every: 0s}
 "#;
 
-const INSTALL: &str = r#"set -e
-cd /packaging
-install -m 644 ./*.service /usr/lib/systemd/system/
-install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
-install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
-systemd-sysusers evenkeel.conf
-systemd-tmpfiles --create evenkeel.conf
+const CONFIGURED: &str = r#"set -e
 printf %s "$1" >/etc/evenkeel/remediator.yml
 printf %s "$2" >/etc/evenkeel/exporter.yml
 echo 'ARGS=--config.file=/etc/evenkeel/exporter.yml' >/etc/default/evenkeel-exporter
@@ -108,14 +96,8 @@ struct At {
 
 impl At {
     async fn install() -> Result<Self> {
-        let path = |path: &std::path::Path| path.display().to_string();
-        let volumes = [
-            format!("{}:/usr/bin/evenkeel-exporter:ro", path(&binaries::built("evenkeel-exporter")?)),
-            format!("{}:/usr/bin/evenkeel-remediator:ro", path(&binaries::built("evenkeel-remediator")?)),
-            format!("{}:/packaging:ro", path(&tools::repository().join("packaging"))),
-        ];
-        let host = SystemdHost::start_with(shared::engine().await?, &image("own"), &volumes).await?;
-        host.exec(&["sh", "-c", INSTALL, "sh", REMEDIATOR, EXPORTER]).await?;
+        let host = installed::packaged().await?;
+        host.exec(&["sh", "-c", CONFIGURED, "sh", REMEDIATOR, EXPORTER]).await?;
         host.exec(&["sh", "-ec", &unit_files()]).await?;
         host.systemctl(&["daemon-reload"]).await?;
         host.systemctl(&["enable", "quantum-execution.service", TARGET]).await?;

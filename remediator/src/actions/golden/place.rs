@@ -32,11 +32,6 @@ pub(in super::super) fn put(place: &Path, entry: &Entry, content: &[u8]) -> io::
         chown(folder, Some(about.uid()), Some(about.gid()))?;
     }
     let beside = beside(place)?;
-    // What a death left behind. Nobody else writes in this folder.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let made = match entry {
         Entry::File { uid, gid, .. } => {
             let mode = entry.mode().ok_or_else(|| io::Error::other("its mode is none"))?;
@@ -61,10 +56,6 @@ pub(in super::super) fn put(place: &Path, entry: &Entry, content: &[u8]) -> io::
 /// As [`put`].
 pub(in super::super) fn put_text(place: &Path, text: &[u8]) -> io::Result<()> {
     let beside = beside(place)?;
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(text)?;
     file.sync_all()?;
@@ -77,11 +68,8 @@ pub(in super::super) fn put_text(place: &Path, text: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it stays.
 pub(in super::super) fn remove(place: &Path) -> io::Result<()> {
-    match fs::remove_file(place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Err(_) => Ok(()),
-        Ok(()) => place.parent().map_or(Ok(()), flush),
-    }
+    let is_removed = unlink(place)?;
+    if is_removed { place.parent().map_or(Ok(()), flush) } else { Ok(()) }
 }
 
 fn fill(beside: &Path, content: &[u8], mode: u32, (uid, gid): (u32, u32), place: &Path) -> io::Result<()> {
@@ -110,12 +98,25 @@ fn owner(about: &fs::Metadata) -> (u32, u32) {
     (about.uid(), about.gid())
 }
 
+/// Whether there was something to remove.
+fn unlink(place: &Path) -> io::Result<bool> {
+    match fs::remove_file(place) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where it is written until it is whole: nothing is there.
 fn beside(place: &Path) -> io::Result<PathBuf> {
     let name = place.file_name().ok_or_else(|| io::Error::other("it has no name"))?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
     beside.push(UNFINISHED);
-    Ok(place.with_file_name(beside))
+    let beside = place.with_file_name(beside);
+    // What a death left behind. Nobody else writes in this folder.
+    unlink(&beside)?;
+    Ok(beside)
 }
 
 pub(super) fn flush(folder: &Path) -> io::Result<()> {
