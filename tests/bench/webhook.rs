@@ -17,6 +17,7 @@ use evenkeel_tests::{
 };
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{
     program::{memory_mib, size_mib},
@@ -25,8 +26,10 @@ use crate::{
 
 /// Connections that post at the same time, each one delivery after the other.
 const SENDERS: usize = 8;
-/// Alerts in a delivery, and deliveries of each sender.
-const SIZES: [(usize, usize); 3] = [(1, 500), (50, 150), (1000, 20)];
+/// Alerts in a delivery.
+const SIZES: [usize; 3] = [1, 50, 1000];
+/// How long they post: long enough that what a handler puts off meets the deliveries that come after.
+const POSTED: Duration = Duration::from_secs(5);
 /// What memory may be above idle afterwards, in MiB: an allocator gives back whole pages only.
 const KEPT: f64 = 4.0;
 /// Of the time until a delivery of these sizes is answered, in milliseconds.
@@ -36,17 +39,18 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let dir = namespace::place("bench-remediator")?;
     let remediator = remediator(&dir).await?;
     let url = format!("{}/api/v1/alerts", remediator.url());
-    let (plain_url, _plain) = plain(&dir).await?;
+    let (plain_url, plain) = plain(&dir).await?;
     let pid = remediator.process().id();
     let idle = memory_mib(pid, "VmRSS")?;
     let mut rows = vec![Row::new("Remediator resident memory, idle", format!("{} MiB", short(idle)))];
     // First, while nothing else has left its traces in the memory.
     rows.extend(huge(&remediator, &url, idle).await?);
     rows.push(flush(&dir)?);
-    for (alerts, deliveries) in SIZES {
-        let (rate, mut times) = load(&url, alerts, deliveries).await?;
+    for alerts in SIZES {
+        let (rate, mut times) = load(&url, alerts).await?;
         is_idle(&remediator).await?;
-        let (plain_rate, mut plain_times) = load(&plain_url, alerts, deliveries).await?;
+        let (plain_rate, mut plain_times) = load(&plain_url, alerts).await?;
+        is_at_rest(plain.id()).await?;
         let what = format!("Deliveries accepted durably, {alerts} alert(s) each, {SENDERS} connections");
         let beside =
             format!("webhook, which keeps nothing: {plain_rate:.0}/s, {}", quantiles(&mut plain_times));
@@ -147,16 +151,32 @@ pub(crate) async fn is_idle(remediator: &Remediator) -> Result<()> {
     .await
 }
 
+/// Waits until the commands that a handler has put off have all run.
+async fn is_at_rest(pid: u32) -> Result<()> {
+    let mut before = None;
+    wait_for("the handler's commands to have run", Duration::from_secs(60), async || {
+        sleep(Duration::from_millis(500)).await;
+        // Of itself and of the children it has waited for, in ticks.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, fields) = stat.rsplit_once(')').context("no name in it")?;
+        let now: Vec<String> = fields.split_whitespace().skip(11).take(4).map(str::to_owned).collect();
+        let last = before.replace(now.clone());
+        ensure!(last == Some(now), "it is still at work");
+        Ok(())
+    })
+    .await
+}
+
 /// Deliveries per second and how long each took.
-async fn load(url: &str, alerts: usize, deliveries: usize) -> Result<(f64, Vec<Duration>)> {
+async fn load(url: &str, alerts: usize) -> Result<(f64, Vec<Duration>)> {
+    let clients = (0..SENDERS).map(|_| http::client()).collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let mut senders = tokio::task::JoinSet::new();
-    for sender in 0..SENDERS {
+    for (sender, client) in clients.into_iter().enumerate() {
         let (url, body) = (url.to_owned(), delivery(sender * alerts, alerts).to_string());
         senders.spawn(async move {
-            let client = http::client()?;
             let mut times = Vec::new();
-            for _ in 0..deliveries {
+            while start.elapsed() < POSTED {
                 let start = Instant::now();
                 post(&client, &url, &body).await?;
                 times.push(start.elapsed());

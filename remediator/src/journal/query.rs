@@ -79,7 +79,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn open_remediations(&self) -> Result<Vec<Record>, Error> {
-        Ok(records(&self.db, "WHERE outcome IS NULL ORDER BY id", params![])?)
+        Ok(records(&self.db, &format!("{OPEN} ORDER BY id"), params![])?)
     }
 
     /// Remediations that have no outcome yet, oldest first, at most so many.
@@ -87,7 +87,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn oldest_open(&self, most: u32) -> Result<Vec<Record>, Error> {
-        Ok(records(&self.db, "WHERE outcome IS NULL ORDER BY id LIMIT ?1", params![most])?)
+        Ok(records(&self.db, &format!("{OPEN} ORDER BY id LIMIT ?1"), params![most])?)
     }
 
     /// Remediations that have an outcome, newest first, at most so many.
@@ -248,6 +248,9 @@ impl Reader {
         )?)
     }
 }
+
+/// Those that have no outcome yet. To have them in order SQLite would otherwise read all that has ever been.
+pub(super) const OPEN: &str = "INDEXED BY remediation_open WHERE outcome IS NULL";
 
 /// The remediations that `clause` selects.
 pub(super) fn records<P: Params>(db: &Connection, clause: &str, values: P) -> rusqlite::Result<Vec<Record>> {

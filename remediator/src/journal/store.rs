@@ -38,9 +38,8 @@ impl Journal {
     pub async fn open_targets(&self, now: Moment) -> Result<BTreeMap<i64, String>, Error> {
         self.change(move |db| {
             note_boot(db, &now)?;
-            let mut rows = db.prepare_cached(
-                "SELECT id, kind || ' ' || target FROM remediation WHERE outcome IS NULL ORDER BY id",
-            )?;
+            let sql = format!("SELECT id, kind || ' ' || target FROM remediation {}", query::OPEN);
+            let mut rows = db.prepare_cached(&sql)?;
             rows.query_map(params![], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
         .await

@@ -275,7 +275,9 @@ impl Walker {
     /// Runs a step that only observes; its failure is no reason to stop.
     async fn observe(&self, id: i64, position: usize, step: &Step, job: &Job) -> Result<(), Error> {
         let started = self.clock.now().wall_ms;
+        let begun = Instant::now();
         let result = self.run(step, job).await;
+        self.metrics.step_took(step.0.name(), begun.elapsed());
         let mut record = record(position, step, &job.target, StepState::Done);
         record.started_wall_ms = Some(started);
         record.ended_wall_ms = Some(self.clock.now().wall_ms);
