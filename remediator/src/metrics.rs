@@ -44,6 +44,7 @@ struct Inner {
     ignored: Family<Labels, Counter>,
     remediations: Family<Labels, Counter>,
     decisions: Family<Labels, Counter>,
+    probe_seconds: Family<Labels, Histogram, fn() -> Histogram>,
     step_seconds: Family<Labels, Histogram, fn() -> Histogram>,
     verify_seconds: Family<Labels, Histogram, fn() -> Histogram>,
     freed: Family<Labels, Counter>,
@@ -132,6 +133,14 @@ impl Metrics {
     /// A remediation has an outcome.
     pub fn ended(&self, rule: &str, action: &str, class: &str, outcome: Outcome) {
         self.0.remediations.get_or_create(&remediation(rule, action, class, outcome)).inc();
+    }
+
+    /// Looking at a target of this kind took so long.
+    pub fn probe_took(&self, kind: Kind, elapsed: Duration) {
+        self.0
+            .probe_seconds
+            .get_or_create(&vec![("kind", kind.as_str().to_owned())])
+            .observe(elapsed.as_secs_f64());
     }
 
     /// An action took so long.
@@ -283,6 +292,11 @@ impl Metrics {
             this.remediations.clone(),
         );
         registry.register("decisions", "Whether to act, and why not", this.decisions.clone());
+        registry.register(
+            "probe_duration_seconds",
+            "Duration of looking at a target before something is decided about it",
+            this.probe_seconds.clone(),
+        );
         registry.register("step_duration_seconds", "Duration of actions", this.step_seconds.clone());
         registry.register(
             "verify_duration_seconds",
@@ -353,6 +367,7 @@ impl Inner {
             ignored: Family::default(),
             remediations: Family::default(),
             decisions: Family::default(),
+            probe_seconds: Family::new_with_constructor(histogram),
             step_seconds: Family::new_with_constructor(histogram),
             verify_seconds: Family::new_with_constructor(histogram),
             freed: Family::default(),

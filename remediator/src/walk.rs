@@ -10,6 +10,7 @@ mod tests;
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::ladder::{Effect, Way};
@@ -19,7 +20,7 @@ use crate::{
         alertmanager::{self, Standing},
         prometheus,
     },
-    assess::{Assessor, Sight},
+    assess::{Assessor, Sight, Stop},
     clock::{Clock, Moment},
     journal::{End, Error, Journal, Phase, Record, Renamed, StepState},
     metrics::Metrics,
@@ -96,7 +97,7 @@ impl Walker {
                 Effect::NotWell(_) => position += usize::from(interrupted),
             }
         }
-        match self.assessor.look(rule, &target).await {
+        match self.look(rule, &target).await {
             Err(stop) => self.stopped(&remediation, rule, stop, way).await,
             Ok(sight) if !way.acted && sight.target != target => {
                 self.rename(remediation.id, &sight.target).await
@@ -112,6 +113,14 @@ impl Walker {
             }
             Ok(sight) => self.judged(&remediation, rule, sight, position, way).await,
         }
+    }
+
+    /// Looks at the target, and notes how long that took.
+    async fn look(&self, rule: &Rule, target: &Target) -> Result<Sight, Stop> {
+        let begun = Instant::now();
+        let sight = self.assessor.look(rule, target).await;
+        self.metrics.probe_took(target.kind(), begun.elapsed());
+        sight
     }
 
     /// Walks on a target that is in need: in words only, or down the ladder.

@@ -143,7 +143,7 @@ impl Walker {
         for (position, step) in rule.steps.iter().enumerate().skip(position) {
             if step.0.class().acts() && !is_fresh {
                 // A report takes its time; what it was about may have changed.
-                match self.assessor.look(rule, &sight.target).await {
+                match self.look(rule, &sight.target).await {
                     Ok(now) => sight = now,
                     Err(stop) => return self.stopped(remediation, rule, stop, way).await,
                 }
