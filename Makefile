@@ -30,12 +30,12 @@ up: ## watch this host: exporter, remediator in plan mode, Prometheus, Alertmana
 	@exec $(lab) up
 
 .PHONY: demo
-demo: ## break a lab host's disk, service and container, and watch them heal (3 minutes)
+demo: ## break a lab host's disk, service and container, and watch them heal (3 minutes); ARGS=--stay leaves it running
 	@$(call need_root,demo)
 	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh lab
 	@$(call build_binaries)
-	@exec $(lab) demo
+	@exec $(lab) demo $(ARGS)
 
 ##@ Test
 

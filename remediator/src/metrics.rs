@@ -16,6 +16,7 @@ use prometheus_client::{
 
 pub use self::observed::observed;
 use crate::{
+    admission::Reason,
     api::{Asked, Fault, prometheus::Exporter},
     notify::Delivery,
     outcome::Outcome,
@@ -72,13 +73,14 @@ pub(crate) struct Heard {
 }
 
 impl Metrics {
-    /// All counters. Those of endings that may come are there at 0, so that the first one shows as an increase.
+    /// All counters. Those of what may come are there at 0, so that the first one shows as an increase.
     pub fn new(rules: &[Rule]) -> Self {
         let inner = Inner::new();
         for result in [Delivery::Delivered, Delivery::Failed, Delivery::Dropped] {
             let result = vec![("result", result.as_str().to_owned())];
             drop(inner.notifications.get_or_create(&result));
         }
+        drop(inner.requests.get_or_create(&vec![("code", "200".to_owned())]));
         for status in ["firing", "resolved"] {
             drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
         }
@@ -87,11 +89,19 @@ impl Metrics {
         metrics
     }
 
-    /// The endings that these rules may come to, at 0 where they have not been counted yet.
+    /// What these rules may come to, at 0 where it has not been counted yet.
     pub fn know(&self, rules: &[Rule]) {
         let inner = &self.0;
         for rule in rules {
+            let refused = Reason::ALL.into_iter().map(|reason| ("refused", reason.as_str()));
+            for (decision, reason) in [("admitted", "none"), ("planned", "plan_mode")].into_iter().chain(refused) {
+                drop(inner.decisions.get_or_create(&decision_labels(&rule.name, decision, reason)));
+            }
+            if rule.acts() {
+                drop(inner.verify_seconds.get_or_create(&vec![("rule", rule.name.clone())]));
+            }
             for action in rule.steps.iter().map(|step| &step.0).filter(|action| action.class().acts()) {
+                drop(inner.step_seconds.get_or_create(&vec![("action", action.name().to_owned())]));
                 if action.fits(Kind::Filesystem) {
                     drop(inner.freed.get_or_create(&vec![("action", action.name().to_owned())]));
                     drop(inner.claimed.get_or_create(&vec![("action", action.name().to_owned())]));
@@ -125,9 +135,7 @@ impl Metrics {
 
     /// It was decided whether to act.
     pub fn decision(&self, rule: &str, decision: &str, reason: &str) {
-        let labels =
-            vec![("rule", rule.to_owned()), ("decision", decision.to_owned()), ("reason", reason.to_owned())];
-        self.0.decisions.get_or_create(&labels).inc();
+        self.0.decisions.get_or_create(&decision_labels(rule, decision, reason)).inc();
     }
 
     /// A remediation has an outcome.
@@ -385,6 +393,10 @@ impl Inner {
             pipeline_at: Gauge::default(),
         }
     }
+}
+
+fn decision_labels(rule: &str, decision: &str, reason: &str) -> Labels {
+    vec![("rule", rule.to_owned()), ("decision", decision.to_owned()), ("reason", reason.to_owned())]
 }
 
 fn remediation(rule: &str, action: &str, class: &str, outcome: Outcome) -> Labels {

@@ -41,6 +41,14 @@ const BROKEN_PROBE: &str = "shop-frontend";
 /// The rule that would restart it.
 const CONTAINER_RULE: &str = "container-unhealthy";
 
+/// What the exporter is told to watch, and what is expected of the host.
+const EXPORTER: &str = r#"
+systemd: {watch: ["shop-*.service"]}
+redis: [{name: shop, url: "REDIS"}]
+resolve: [{host: localhost, expect: [127.0.0.1]}]
+expectations: {running: {"shop-*.service": {min: 1}}}
+"#;
+
 /// The rules of `packaging/remediator.yml` in mode auto, with shorter holds, with room for the two restarts
 /// at once that a demo needs, and without the time that a host is given after its start.
 const RULES: &str = r#"
@@ -70,17 +78,21 @@ rules:
     verify: {healthy_for: 5s, within: 60s}
 "#;
 
-/// Runs the demo to its end.
+/// What stands before the address of Prometheus, in what is printed when the demo stays.
+pub const PROMETHEUS: &str = "  Prometheus    ";
+
+/// Runs the demo to its end, or until it is asked to end when it is to `stay`.
 ///
 /// # Errors
 ///
 /// When something cannot be started, or does not heal.
-pub fn main() -> Result<()> {
-    let lifeline = namespace::enter(World::Lab)?;
-    inside::run(lifeline, demo())
+pub fn main(stay: bool) -> Result<()> {
+    // Only what stays can be looked at.
+    let lifeline = namespace::enter(if stay { World::OpenLab } else { World::Lab })?;
+    inside::run(lifeline, demo(stay))
 }
 
-async fn demo() -> Result<()> {
+async fn demo(stay: bool) -> Result<()> {
     println!(
         "evenkeel's loop on a host of its own, in namespaces of its own: nothing of this machine is touched.\n"
     );
@@ -117,6 +129,16 @@ async fn demo() -> Result<()> {
     healed?;
     say_what_was_not_done(&stack, &host, &problems, &probe_started).await?;
     println!("\nAll that could be healed has healed.");
+    if stay {
+        println!(
+            "\nIt stays as it is, to be looked at, until Ctrl-C:\n\n\
+             {PROMETHEUS}{}\n  Alertmanager  {}\n  remediator    {}",
+            stack.prometheus.url(),
+            stack.alertmanager.url(),
+            stack.remediator.url()
+        );
+        std::future::pending::<()>().await;
+    }
     Ok(())
 }
 
@@ -129,11 +151,15 @@ fn configure(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Configurat
     };
     fs::write(&configuration.token, "known inside the demo only")?;
     let redis = host.redis.url();
-    fs::write(&configuration.exporter, format!("redis: [{{name: shop, url: \"{redis}\"}}]\n"))?;
-    let server = format!(
-        "server: {{listen: [\"127.0.0.1:{}\"], bearer_token_files: [webhook.token]}}\nstate: {{dir: state}}\n",
-        ports.remediator
+    fs::write(&configuration.exporter, EXPORTER.replace("REDIS", &redis))?;
+    let mut server = format!(
+        "server: {{listen: [\"127.0.0.1:{}\"], bearer_token_files: [webhook.token]}}\nstate: {{dir: state}}\n\
+         prometheus: {{url: \"http://127.0.0.1:{}\"}}\nreconcile: {{interval: 5s}}\n",
+        ports.remediator, ports.prometheus
     );
+    if let Some(port) = ports.alertmanagers.first() {
+        server += &format!("alertmanager: {{url: \"http://127.0.0.1:{port}\"}}\n");
+    }
     let rules = RULES.replace("DISK", &host.engine.disk().path().to_string_lossy());
     fs::write(&configuration.remediator, server + &rules)?;
     Ok(configuration)

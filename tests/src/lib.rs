@@ -12,6 +12,7 @@
 pub mod alerting;
 pub mod alertmanager;
 pub mod binaries;
+pub mod dashboard;
 pub mod demo;
 pub mod disk;
 pub mod engine;

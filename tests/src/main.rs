@@ -15,13 +15,17 @@ enum Command {
         dir: Option<PathBuf>,
     },
     /// Break a private host and watch it heal.
-    Demo,
+    Demo {
+        /// Leave it running afterwards, so that its Prometheus and its pages can be looked at; Ctrl-C ends it.
+        #[arg(long)]
+        stay: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Up { dir } => evenkeel_tests::up::main(dir.as_deref()),
-        Command::Demo => evenkeel_tests::demo::main(),
+        Command::Demo { stay } => evenkeel_tests::demo::main(stay),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

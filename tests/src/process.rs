@@ -64,6 +64,15 @@ impl Process {
         }
     }
 
+    /// How the program has ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be asked.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Stops the program from running until the returned guard is dropped.
     ///
     /// # Errors

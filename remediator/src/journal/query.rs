@@ -194,6 +194,21 @@ impl Reader {
         Ok(counts.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// When a rule's remediations that acted last ended in each way, in milliseconds since 1970, within what is kept.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn last_ends(&self, rule: &str) -> Result<Vec<(Outcome, i64)>, Error> {
+        let mut rows = self.db.prepare_cached(
+            "SELECT outcome, max(ended_wall_ms) FROM remediation
+             WHERE rule = ?1 AND acted = 1 AND outcome IS NOT NULL AND ended_wall_ms IS NOT NULL GROUP BY outcome",
+        )?;
+        let ends = rows.query_map(params![rule], |row| {
+            Ok((row.get::<_, String>(0)?.parse().unwrap_or(Outcome::Unknown), row.get(1)?))
+        })?;
+        Ok(ends.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// The last time that an earlier state was lost.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ fn rules(config: &Config, reader: &Reader, now: &Moment) -> Result<Vec<Values>, 
         "evenkeel_remediator_results",
         "Remediations on record (90 days) that acted, by how they ended: how often a rule helps",
     );
+    let mut last_end = Values::gauge(
+        "evenkeel_remediator_last_end_timestamp_seconds",
+        "When a remediation on record that acted last ended so",
+    );
     for rule in &config.rules {
         let label = [("rule", rule.name.as_str())];
         let facts = reader.rule_facts(&rule.name)?;
@@ -78,8 +82,12 @@ fn rules(config: &Config, reader: &Reader, now: &Moment) -> Result<Vec<Values>, 
             let count = counts.iter().filter(|(known, _)| *known == outcome).map(|(_, count)| count).sum();
             results.sample(&[("rule", &rule.name), ("outcome", outcome.as_str())], number(count));
         }
+        for (outcome, wall_ms) in reader.last_ends(&rule.name)? {
+            let seconds = number(u64::try_from(wall_ms).unwrap_or(0)) / 1000.0;
+            last_end.sample(&[("rule", &rule.name), ("outcome", outcome.as_str())], seconds);
+        }
     }
-    Ok(vec![in_progress, escalated, breaker, pending, results])
+    Ok(vec![in_progress, escalated, breaker, pending, results, last_end])
 }
 
 /// What the windows of the whole host still admit.

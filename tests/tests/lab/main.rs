@@ -28,6 +28,7 @@ mod held_back;
 mod helper;
 mod hostile_mounts;
 mod hosts_alias;
+mod inhibition;
 mod inodes;
 mod installed;
 mod itself;
@@ -74,6 +75,7 @@ fn main() {
         held_back::trials(),
         helper::trials(),
         actions_on_docker::trials(),
+        inhibition::trials(),
         inodes::trials(),
         actions_on_units::trials(),
         unit::trials(),

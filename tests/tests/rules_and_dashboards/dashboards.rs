@@ -15,7 +15,10 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{metrics::Metrics, promql, repository, rules};
+use crate::{
+    metrics::{self, Metrics},
+    promql, repository, rules,
+};
 
 /// What stands for `$__rate_interval` when an expression is parsed: no query says this itself.
 const RATE_INTERVAL: Duration = Duration::from_secs(7 * 60);
@@ -123,9 +126,11 @@ struct Filter {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Link {
     r#type: String,
-    tags: Vec<String>,
+    url: String,
+    keep_time: bool,
 }
 
 fn all() -> Vec<(String, Dashboard)> {
@@ -159,7 +164,8 @@ impl Dashboard {
 fn parse(expr: &str) -> Expr {
     let filled =
         expr.replace("$__rate_interval", "7m").replace("$__range", "6h").replace("$instance", "vps1");
-    assert!(!filled.contains('$'), "an unknown variable: {expr}");
+    // What `label_replace` has found is no variable of Grafana's.
+    assert!(!filled.replace("\"$1\"", "").contains('$'), "an unknown variable: {expr}");
     promql::parse(&filled)
 }
 
@@ -179,11 +185,24 @@ fn dashboards_can_be_provisioned_and_imported_as_they_are() {
         assert_eq!((dashboard.timezone.as_str(), dashboard.graph_tooltip), ("browser", 1), "{file}");
         assert!(["30s", "1m", "5m"].contains(&dashboard.refresh.as_str()), "{file}");
         assert_eq!(dashboard.tags, ["evenkeel"], "{file}");
+    }
+}
+
+/// From each dashboard to the two others, with the time that is looked at; and from what is in a cell.
+#[test]
+fn links_lead_to_the_other_dashboards() {
+    let known: BTreeSet<String> = uids().into_iter().collect();
+    let uid = Regex::new("\"url\": *\"/d/([a-z-]+)").unwrap();
+    for (file, dashboard) in all() {
+        let others: BTreeSet<String> = known.iter().filter(|uid| **uid != dashboard.uid).cloned().collect();
+        let mut linked = BTreeSet::new();
         for link in &dashboard.links {
-            assert_eq!(
-                (link.r#type.as_str(), link.tags.as_slice()),
-                ("dashboards", dashboard.tags.as_slice())
-            );
+            assert!(link.r#type == "link" && link.keep_time, "{file}: {}", link.url);
+            linked.insert(link.url.trim_start_matches("/d/").split('?').next().unwrap().to_owned());
+        }
+        assert_eq!(linked, others, "{file}");
+        for found in uid.captures_iter(&repository::text(&file)) {
+            assert!(known.contains(&found[1]), "{file}: no dashboard {}", &found[1]);
         }
     }
 }
@@ -264,7 +283,8 @@ fn every_query_is_about_the_chosen_host_and_names_what_exists() {
     for (file, dashboard) in all() {
         for (place, query) in dashboard.queries() {
             let expression = parse(query);
-            promql::check_names(&expression, &metrics);
+            let wrong = promql::misspelt(&expression, &metrics);
+            assert!(wrong.is_empty(), "{file}: {place}: {}", wrong.join("; "));
             for (selector, _) in promql::selectors(&expression) {
                 assert!(chosen(selector), "{file}: {place}: {selector} is of every host");
             }
@@ -337,11 +357,11 @@ fn annotations_lie_on_panels_that_exist() {
 }
 
 #[test]
-fn annotations_are_about_alerts_that_exist() {
+fn queries_about_alerts_are_about_those_that_exist() {
     let alerts: Vec<String> = rules::all().into_iter().map(|alert| alert.alert).collect();
     for (file, dashboard) in all() {
-        for annotation in &dashboard.annotations.list {
-            let expression = parse(&annotation.expr);
+        for (_, query) in dashboard.queries() {
+            let expression = parse(query);
             for (selector, _) in promql::selectors(&expression) {
                 for matcher in selector.matchers.matchers.iter().filter(|one| one.name == "alertname") {
                     for name in matcher.value.split('|') {
@@ -352,6 +372,54 @@ fn annotations_are_about_alerts_that_exist() {
             }
         }
     }
+}
+
+/// What is published and nowhere looked at is either missed on a dashboard or not needed.
+#[test]
+fn every_name_on_the_list_is_used() {
+    // The names, and why no rule and no panel is about them.
+    const ELSEWHERE: [&str; 2] = [
+        // As every program with such a file has it; whether the last reading failed is what the alert is about.
+        "evenkeel_web_config_last_reload_success_timestamp_seconds",
+        // Judged by the expectation `environment`.
+        "evenkeel_environment_expected",
+    ];
+    let mut used = BTreeSet::new();
+    let mut take = |expression: &Expr| {
+        used.extend(promql::selectors(expression).into_iter().map(|(one, _)| promql::name(one).to_owned()));
+    };
+    for alert in rules::all() {
+        take(&alert.expression());
+    }
+    for (_, dashboard) in all() {
+        for (_, query) in dashboard.queries() {
+            take(&parse(query));
+        }
+    }
+    for line in metrics::listed() {
+        let name = line.split(' ').next().unwrap();
+        let is_used = used.contains(name);
+        assert!(is_used != ELSEWHERE.contains(&name), "{name}: used is {is_used}");
+    }
+}
+
+/// The test of the tests: every dashboard, with each of its metrics misspelt in turn.
+#[test]
+fn a_misspelt_metric_is_noticed_wherever_it_stands() {
+    let metrics = Metrics::golden();
+    let mut tried = 0;
+    for (file, dashboard) in all() {
+        for (place, query) in dashboard.queries() {
+            for (selector, _) in promql::selectors(&parse(query)) {
+                let name = promql::name(selector);
+                let wrong = query.replace(name, &format!("{name}s"));
+                let noticed = promql::misspelt(&parse(&wrong), &metrics);
+                assert!(!noticed.is_empty(), "{file}: {place}: nobody notices {name}s");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 300, "{tried}");
 }
 
 /// A panel that turns red where no alert fires, or stays green where one does, is believed once.

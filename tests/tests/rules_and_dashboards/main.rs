@@ -13,4 +13,5 @@ mod metrics;
 mod promql;
 mod remediator;
 mod repository;
+mod rule_tests;
 mod rules;

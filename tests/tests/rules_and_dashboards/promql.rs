@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use promql_parser::parser::{
-    self, BinaryExpr, Call, Expr, LabelModifier, VectorMatchCardinality, VectorSelector,
-    token::{T_ADD, T_DIV, T_LAND, T_LUNLESS, T_MUL, T_SUB},
+use promql_parser::{
+    label::MatchOp,
+    parser::{
+        self, BinaryExpr, Call, Expr, LabelModifier, VectorMatchCardinality, VectorSelector,
+        token::{T_ADD, T_BOTTOMK, T_DIV, T_LAND, T_LUNLESS, T_MUL, T_SUB, T_TOPK},
+    },
 };
 
 use crate::metrics::Metrics;
@@ -63,14 +66,28 @@ pub(crate) fn name(selector: &VectorSelector) -> &str {
     selector.name.as_deref().unwrap_or_else(|| panic!("a selector without a name: {selector}"))
 }
 
-/// Fails when a metric or a label in a matcher does not exist.
-pub(crate) fn check_names(expression: &Expr, metrics: &Metrics) {
+/// What is wrong with the names in `expression`: metrics that nothing exports, labels that a metric does not have, and
+/// values that a label never takes.
+pub(crate) fn misspelt(expression: &Expr, metrics: &Metrics) -> Vec<String> {
+    let mut wrong = Vec::new();
     for (selector, _) in selectors(expression) {
-        let labels = metrics.labels(name(selector));
+        let name = name(selector);
+        if !metrics.has(name) {
+            wrong.push(format!("nothing exports {name}"));
+            continue;
+        }
         for matcher in &selector.matchers.matchers {
-            assert!(labels.contains(&matcher.name), "{} has no label {}", name(selector), matcher.name);
+            if !metrics.labels(name).contains(&matcher.name) {
+                wrong.push(format!("{name} has no label {}", matcher.name));
+            } else if let Some(values) = metrics.closed(name, &matcher.name)
+                && matches!(matcher.op, MatchOp::Equal | MatchOp::Re(_))
+                && !values.iter().any(|value| matcher.is_match(value))
+            {
+                wrong.push(format!("{name} is never {matcher}"));
+            }
         }
     }
+    wrong
 }
 
 /// The labels that the result of `expression` is sure to have; `None` for a number.
@@ -83,6 +100,10 @@ pub(crate) fn labels(expression: &Expr, metrics: &Metrics) -> Option<BTreeSet<St
         Expr::Subquery(subquery) => labels(&subquery.expr, metrics),
         Expr::Aggregate(aggregate) => {
             let all = labels(&aggregate.expr, metrics).unwrap_or_default();
+            // These two choose among series and leave them as they are.
+            if matches!(aggregate.op.id(), T_TOPK | T_BOTTOMK) {
+                return Some(all);
+            }
             Some(match &aggregate.modifier {
                 None => BTreeSet::new(),
                 Some(modifier) => kept(&all, modifier),
@@ -130,7 +151,7 @@ fn labels_of_call(call: &Call, metrics: &Metrics) -> Option<BTreeSet<String>> {
     match call.func.name {
         "vector" => Some(BTreeSet::new()),
         "time" => None,
-        "label_replace" => {
+        "label_replace" | "label_join" => {
             let mut all = labels(&call.args.args[0], metrics)?;
             if let Expr::StringLiteral(target) = &*call.args.args[1] {
                 all.insert(target.val.clone());
@@ -199,6 +220,8 @@ fn labels_are_followed_through_an_expression() {
         "instance job reason redis"
     );
     assert_eq!(of("time() - redis_up").unwrap(), "instance job redis");
+    assert_eq!(of("topk by (instance) (1, redis_up)").unwrap(), "instance job redis");
+    assert_eq!(of("label_join(redis_up, \"what\", \"|\", \"redis\")").unwrap(), "instance job redis what");
     assert_eq!(of("1 + 1"), None);
 }
 
@@ -208,5 +231,27 @@ fn numbers_are_found() {
     assert_eq!(
         found,
         [("redis_up".to_owned(), 0.0), ("redis_up".to_owned(), 86400.0), ("systemd_up".to_owned(), 0.85)]
+    );
+}
+
+/// The test of the tests: what nobody exports is noticed wherever it stands.
+#[test]
+fn a_misspelt_name_is_noticed() {
+    let metrics = Metrics::golden();
+    let wrong = |text: &str| misspelt(&parse(text), &metrics).join("; ");
+    assert_eq!(wrong("sum(redis_up{redis=\"a\"}) or 0 * max(systemd_up)"), "");
+    assert_eq!(wrong("sum(redis_upp)"), "nothing exports redis_upp");
+    assert_eq!(wrong("redis_up or 0 * max(rate(systemd_service_restarts_total[1m]))"), {
+        "nothing exports systemd_service_restarts_total"
+    });
+    assert_eq!(wrong("redis_up{name=\"a\"}"), "redis_up has no label name");
+    assert_eq!(
+        wrong("systemd_unit_state{state=\"faild\"} == 1"),
+        "systemd_unit_state is never state=\"faild\""
+    );
+    assert_eq!(wrong("docker_container_health{status=~\"healthy|sick\"}"), "");
+    assert_eq!(
+        wrong("evenkeel_remediator_remediations_total{outcome=\"success\"}"),
+        "evenkeel_remediator_remediations_total is never outcome=\"success\""
     );
 }
