@@ -94,7 +94,9 @@ impl Metrics {
         let inner = &self.0;
         for rule in rules {
             let refused = Reason::ALL.into_iter().map(|reason| ("refused", reason.as_str()));
-            for (decision, reason) in [("admitted", "none"), ("planned", "plan_mode")].into_iter().chain(refused) {
+            for (decision, reason) in
+                [("admitted", "none"), ("planned", "plan_mode")].into_iter().chain(refused)
+            {
                 drop(inner.decisions.get_or_create(&decision_labels(&rule.name, decision, reason)));
             }
             if rule.acts() {

@@ -125,7 +125,9 @@ fn filled(query: &str, values: &[(String, String)]) -> String {
     // The longest name first: one may begin with another.
     let mut values: Vec<_> = values.iter().collect();
     values.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
-    values.into_iter().fold(query.to_owned(), |query, (name, value)| query.replace(&format!("${name}"), value))
+    values
+        .into_iter()
+        .fold(query.to_owned(), |query, (name, value)| query.replace(&format!("${name}"), value))
 }
 
 /// The values that a variable's regular expression takes out of what was found.
@@ -147,12 +149,13 @@ fn all_of(values: &BTreeSet<String>) -> String {
 /// The values that `label_values(METRIC, LABEL)` stands for.
 async fn label_values(prometheus: &str, query: &str, span: Span) -> Result<Vec<String>> {
     let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-    let (metric, label) = inner.and_then(|inner| inner.rsplit_once(", ")).context("label_values(METRIC, LABEL)")?;
-    let data = get(prometheus, &format!("label/{label}/values"), &[
-        ("match[]", metric.to_owned()),
-        ("start", span.from.to_string()),
-        ("end", span.to.to_string()),
-    ])
+    let (metric, label) =
+        inner.and_then(|inner| inner.rsplit_once(", ")).context("label_values(METRIC, LABEL)")?;
+    let data = get(
+        prometheus,
+        &format!("label/{label}/values"),
+        &[("match[]", metric.to_owned()), ("start", span.from.to_string()), ("end", span.to.to_string())],
+    )
     .await?;
     let data = data.map_err(anyhow::Error::msg)?;
     list(&data).map(|value| text(value).map(str::to_owned)).collect()
@@ -203,7 +206,10 @@ mod tests {
     #[test]
     fn variables_are_filled_and_what_is_none_stays() {
         assert_eq!(
-            filled(r#"label_replace(a{i=~"$instance(:[0-9]+)?"}[$__rate_interval], "b", "$1", "c", "(.+)")"#, &values()),
+            filled(
+                r#"label_replace(a{i=~"$instance(:[0-9]+)?"}[$__rate_interval], "b", "$1", "c", "(.+)")"#,
+                &values()
+            ),
             r#"label_replace(a{i=~"(vps1|vps2)(:[0-9]+)?"}[60s], "b", "$1", "c", "(.+)")"#
         );
         assert_eq!(filled("increase(a[$__range])", &values()), "increase(a[360s])");

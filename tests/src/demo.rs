@@ -41,8 +41,11 @@ const BROKEN_PROBE: &str = "shop-frontend";
 /// The rule that would restart it.
 const CONTAINER_RULE: &str = "container-unhealthy";
 
-/// What the exporter is told to watch, and what is expected of the host.
+/// What the exporter is told to watch, and what is expected of the host. Of disks only the host's own, because what
+/// else is mounted is the machine's and may well be full; and Docker's share of it as often as the scrapes.
 const EXPORTER: &str = r#"
+filesystem: {mount_points_include: "^DISK$"}
+docker: {disk_usage: {images: 2s, build_cache: 2s, volumes: 5s, containers: 5s}}
 systemd: {watch: ["shop-*.service"]}
 redis: [{name: shop, url: "REDIS"}]
 resolve: [{host: localhost, expect: [127.0.0.1]}]
@@ -151,7 +154,8 @@ fn configure(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Configurat
     };
     fs::write(&configuration.token, "known inside the demo only")?;
     let redis = host.redis.url();
-    fs::write(&configuration.exporter, EXPORTER.replace("REDIS", &redis))?;
+    let disk = host.engine.disk().path().to_string_lossy();
+    fs::write(&configuration.exporter, EXPORTER.replace("REDIS", &redis).replace("DISK", &disk))?;
     let mut server = format!(
         "server: {{listen: [\"127.0.0.1:{}\"], bearer_token_files: [webhook.token]}}\nstate: {{dir: state}}\n\
          prometheus: {{url: \"http://127.0.0.1:{}\"}}\nreconcile: {{interval: 5s}}\n",
@@ -160,7 +164,7 @@ fn configure(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Configurat
     if let Some(port) = ports.alertmanagers.first() {
         server += &format!("alertmanager: {{url: \"http://127.0.0.1:{port}\"}}\n");
     }
-    let rules = RULES.replace("DISK", &host.engine.disk().path().to_string_lossy());
+    let rules = RULES.replace("DISK", &disk);
     fs::write(&configuration.remediator, server + &rules)?;
     Ok(configuration)
 }

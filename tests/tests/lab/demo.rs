@@ -53,10 +53,9 @@ async fn heals_and_is_shown() -> Result<()> {
     a_misspelt_name_is_noticed(&prometheus, span).await?;
 
     send(demo.id(), Signal::TERM)?;
-    let ended = wait_for("the demo to end", Duration::from_secs(60), async || {
-        demo.ended()?.context("it still runs")
-    })
-    .await?;
+    let ended =
+        wait_for("the demo to end", Duration::from_secs(60), async || demo.ended()?.context("it still runs"))
+            .await?;
     ensure!(ended.success(), "{ended}: {}", demo.log());
     Ok(())
 }

@@ -48,7 +48,10 @@ async fn by_host_and_rule() -> Result<()> {
         (alert("HostDiskAlmostFull", "vps1", "critical", &about("disk-high", "/")), "suppressed"),
         (alert("HostDiskHigh", "vps1", "info", &about("disk-high", "/")), "active"),
         (alert("HostDiskStillHigh", "vps2", "warning", &about("disk-high", "/")), "active"),
-        (alert("SystemdUnitStillFailed", "vps1", "warning", &[("remediation_rule", "unit-failed")]), "active"),
+        (
+            alert("SystemdUnitStillFailed", "vps1", "warning", &[("remediation_rule", "unit-failed")]),
+            "active",
+        ),
         // Without a rule: nothing that repairs is about it.
         (alert("HostInodesHigh", "vps1", "warning", &[("mountpoint", "/")]), "active"),
         (alert("SomebodyElses", "vps1", "critical", &[]), "active"),

@@ -108,7 +108,8 @@ fn both_edges_of_every_alert_are_tested() {
         let edges = tests.iter().any(|test| {
             let (fires, silent) = test.says(&alert.alert);
             let (first, last) = (fires.iter().min(), fires.iter().max());
-            silent.iter().any(|at| Some(at) < first) && silent.iter().any(|at| last.is_some_and(|last| at > last))
+            silent.iter().any(|at| Some(at) < first)
+                && silent.iter().any(|at| last.is_some_and(|last| at > last))
         });
         assert!(edges, "{}: no test says when it begins and when it ends", alert.alert);
     }
