@@ -9,9 +9,6 @@ use serde_json::Value;
 
 use crate::http;
 
-/// The distance between the points of a graph, in seconds; also what provisioning says of the scrape interval.
-const STEP: f64 = 15.0;
-
 /// A span of time, in seconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -19,6 +16,8 @@ pub struct Span {
     pub from: f64,
     /// Its end, at which what is shown as now is asked for.
     pub to: f64,
+    /// The distance between the points of a graph; as far apart as the scrapes, so that nothing falls between them.
+    pub step: f64,
 }
 
 /// What one of a dashboard's questions came to.
@@ -72,8 +71,8 @@ impl Dashboard {
     pub async fn ask(&self, prometheus: &str, span: Span) -> Result<Vec<Asked>> {
         let mut asked = Vec::new();
         let mut values = vec![("__range".to_owned(), format!("{:.0}s", span.to - span.from))];
-        // As Grafana computes it for this step and this scrape interval.
-        values.push(("__rate_interval".to_owned(), format!("{:.0}s", 4.0 * STEP)));
+        // As Grafana computes it for points as far apart as the scrapes.
+        values.push(("__rate_interval".to_owned(), format!("{:.0}s", 4.0 * span.step)));
         for variable in list(&self.0["templating"]["list"]).filter(|one| one["type"] == "query") {
             let (name, query) = (text(&variable["name"])?, text(&variable["query"]["query"])?);
             let found = label_values(prometheus, query, span).await?;
@@ -167,10 +166,9 @@ async fn series(prometheus: &str, query: &str, instant: bool, span: Span) -> Res
     let answer = if instant {
         get(prometheus, "query", &[query, ("time", span.to.to_string())]).await?
     } else {
-        let on_steps = |time: f64| ((time / STEP).floor() * STEP).to_string();
-        let range = [("start", on_steps(span.from)), ("end", on_steps(span.to)), ("step", STEP.to_string())];
-        let [start, end, step] = range;
-        get(prometheus, "query_range", &[query, start, end, step]).await?
+        let on_steps = |time: f64| ((time / span.step).floor() * span.step).to_string();
+        let (start, end) = (("start", on_steps(span.from)), ("end", on_steps(span.to)));
+        get(prometheus, "query_range", &[query, start, end, ("step", span.step.to_string())]).await?
     };
     Ok(answer.map(|data| list(&data["result"]).filter(|series| has_a_number(series)).count()))
 }

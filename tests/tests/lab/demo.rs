@@ -48,8 +48,12 @@ async fn heals_and_is_shown() -> Result<()> {
     })
     .await?;
     what_it_printed(&demo.log())?;
-    let span = Span { from: began, to: now()? };
-    dashboards_show_it(&prometheus, span).await?;
+    // As often as the demo scrapes: there an alert is over within seconds. What ended last has yet to be scraped.
+    let span = wait_for("every panel to show something", Duration::from_secs(30), async || {
+        let span = Span { from: began, to: now()?, step: 1.0 };
+        dashboards_show_it(&prometheus, span).await.map(|()| span)
+    })
+    .await?;
     a_misspelt_name_is_noticed(&prometheus, span).await?;
 
     send(demo.id(), Signal::TERM)?;
