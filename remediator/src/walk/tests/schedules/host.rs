@@ -44,9 +44,10 @@ pub(super) struct Entry {
 
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    /// A look at a thing, and what it saw.
+    /// A look at a thing under one of its names, and what it saw.
     Looked {
         thing: &'static str,
+        name: String,
         seen: Option<State>,
     },
     /// An action was called.
@@ -350,12 +351,12 @@ impl Eyes for World {
                 if slowly {
                     sleep(SLOW).await;
                 }
-                self.note(What::Looked { thing, seen: None });
+                self.note(What::Looked { thing, name: target.name().to_owned(), seen: None });
                 return Err(Unseen(format!("{target} gave no answer")));
             }
             let mut inner = self.inner();
             let state = inner.things[thing];
-            inner.note(What::Looked { thing, seen: Some(state) });
+            inner.note(What::Looked { thing, name: target.name().to_owned(), seen: Some(state) });
             Ok(observation(thing, target.name(), state))
         })
     }

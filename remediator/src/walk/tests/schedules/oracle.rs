@@ -225,7 +225,7 @@ impl Oracle<'_> {
             let about = |what: &str| format!("at {} ms: {call:?} {what}", entry.at);
             let mut before = self.log[..index].iter().rev();
             let look = before.find_map(|earlier| match &earlier.what {
-                What::Looked { thing: looked, seen } if Some(*looked) == thing => Some((earlier, *seen)),
+                What::Looked { thing: looked, seen, .. } if Some(*looked) == thing => Some((earlier, *seen)),
                 _ => None,
             });
             let Some((look, seen)) = look else { return Err(about("without any look")) };
@@ -443,14 +443,16 @@ impl Oracle<'_> {
             must(outcome.acted() == called.contains(&record.id), || about("its calls say otherwise"))?;
             let ended = self.memory.ended(record.id).and_then(|moment| self.world.true_ms(&moment));
             let Some(ended) = ended else { return Err(about("its end is not on the clock")) };
+            // A disk keeps the name it is known by, and what is seen between two looks under another is not its own.
+            let is_own = |name: &str| record.kind != "filesystem" || name == record.target;
             let looks: Vec<(u64, Option<State>)> = self
                 .log
                 .iter()
-                .filter_map(|entry| match entry.what {
-                    What::Looked { thing, seen }
-                        if Some(thing) == identity(&record.target) && entry.at <= ended =>
+                .filter_map(|entry| match &entry.what {
+                    What::Looked { thing, name, seen }
+                        if Some(*thing) == identity(&record.target) && entry.at <= ended && is_own(name) =>
                     {
-                        Some((entry.at, seen))
+                        Some((entry.at, *seen))
                     }
                     _ => None,
                 })
@@ -466,7 +468,10 @@ impl Oracle<'_> {
                     let good = looks.iter().rev().take_while(|(_, seen)| well(*seen));
                     let since = good.last().map_or(ended, |(at, _)| *at);
                     let hold = if record.kind == "filesystem" { 30_000 } else { 10_000 };
-                    must(ended - since >= hold, || about(&format!("well for {} ms", ended - since)))?;
+                    must(ended - since >= hold, || {
+                        let seen = &looks[looks.len().saturating_sub(20)..];
+                        about(&format!("well for {} ms until {ended}; it saw {seen:?}", ended - since))
+                    })?;
                 }
                 Outcome::NotNeeded => {
                     must(last.is_some_and(|seen| !is_needy(seen)), || about(&format!("{last:?} was seen")))?;
