@@ -323,6 +323,8 @@ mod tests {
             let name = verb.to_possible_value().unwrap();
             let call = format!("\nExecStart=/usr/bin/evenkeel-remediator helper {} %i\n", name.get_name());
             assert!(text.contains(&call), "{}: no{call}", verb.template());
+            // Else a refusal would stay listed as a failed unit, and raise an alert about itself.
+            assert!(text.contains("\nCollectMode=inactive-or-failed\n"), "{}", verb.template());
         }
     }
 
