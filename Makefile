@@ -19,6 +19,7 @@ export CARGO_INCREMENTAL := 0
 endif
 
 lab := target/debug/evenkeel-lab
+lab_packages := .run/packages/made
 
 ##@ Use
 
@@ -46,6 +47,23 @@ test: ## everything, on real systemd, Docker, Redis, Prometheus and Alertmanager
 
 .PHONY: check
 check: toolchain format clippy unit ## what needs neither root nor Docker: format, clippy, unit tests
+
+##@ Package
+
+packages := .run/dist
+
+.PHONY: deb
+deb: ## Debian packages of both binaries, in .run/dist (some minutes: they are built small)
+	@tests/fetch-tools.sh build
+	@tests/fetch-tools.sh deb
+	$(cargo) build --locked --profile dist --package evenkeel-exporter --package evenkeel-remediator
+	packaging/deb/build.sh dist $(packages)
+	@ls $(packages)/*.deb
+
+.PHONY: dist
+dist: deb ## the same, a tarball for any distribution, and SHA256SUMS
+	packaging/tarball.sh dist $(packages)
+	@cat $(packages)/SHA256SUMS
 
 ##@ The parts of `make test`
 
@@ -99,7 +117,14 @@ alerts: ## promtool and amtool on rules, their tests, configurations and routes
 lab-test: ## the lab's tests only; ARGS=NAME for those named so
 	@$(call need_root,lab-test)
 	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
+	@$(MAKE) $(lab_packages)
 	$(cargo) test --workspace --features evenkeel-tests/lab --test lab -- $(ARGS)
+
+# Of the binaries that the lab tries, as fast as can be: by the machine's gzip, for cargo-deb's own takes minutes.
+$(lab_packages): $(wildcard target/debug/evenkeel-exporter target/debug/evenkeel-remediator */Cargo.toml) \
+		$(shell find packaging alerts grafana -type f)
+	packaging/deb/build.sh dev $(@D) --strip --fast --compress-type=gz --compress-system
+	@touch $@
 
 .PHONY: golden
 golden: ## write tests/golden/exporter.prom anew: what the exporter publishes of a fixed state

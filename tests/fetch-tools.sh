@@ -4,8 +4,9 @@
 #
 #   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
 #   tests/fetch-tools.sh up             Prometheus and Alertmanager
-#   tests/fetch-tools.sh lab            these, node_exporter, redis_exporter, webhook, Docker, Redis, HAProxy,
-#                                       busybox, the systemd image
+#   tests/fetch-tools.sh deb            cargo-deb
+#   tests/fetch-tools.sh lab            all of these, node_exporter, redis_exporter, webhook, Docker, Redis, HAProxy,
+#                                       busybox, the systemd images
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
 #   tests/fetch-tools.sh engine RELEASE one more Docker engine, in a tree of its own
 #
@@ -281,6 +282,19 @@ bundle_busybox() {
     from_packages busybox "$program"
 }
 
+# Debian has no package of it, so it is built: for this machine and for once, hence without what takes long.
+bundle_cargo_deb() {
+    local version=3.8.0
+    if have cargo-deb && [ "$(cargo-deb --version 2>/dev/null)" = "cargo-deb $version" ]; then
+        from_machine cargo-deb cargo-deb
+        return
+    fi
+    PATH=$bin:$PATH CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        cargo install --quiet --locked --root "$tools/cargo-deb" "cargo-deb@$version" >>"$log" 2>&1 ||
+        fail "cannot build cargo-deb $version (see $log)"
+    ln -sfn "$tools/cargo-deb/bin/cargo-deb" "$bin/cargo-deb"
+}
+
 # Every bundle's programs, so that a second run can tell at once that nothing is missing.
 programs_of() {
     case $1 in
@@ -292,6 +306,7 @@ programs_of() {
     webhook) echo webhook ;;
     busybox) echo busybox ;;
     haproxy) echo haproxy ;;
+    cargo_deb) echo cargo-deb ;;
     esac
 }
 
@@ -472,10 +487,11 @@ edition="$ID $VERSION_ID $(cksum <"${BASH_SOURCE[0]}")"
 case ${1:-} in
 build) build_tools ;;
 up) provide prometheus alertmanager ;;
+deb) provide cargo_deb ;;
 lab)
     have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
     have mkfs.ext4 || install mkfs.ext4 e2fsprogs
-    provide prometheus alertmanager engine redis exporters webhook busybox haproxy
+    provide prometheus alertmanager engine redis exporters webhook busybox haproxy cargo_deb
     release=$(default_release)
     image "$release"
     ln -sfn "systemd-$release.tar" "$images/systemd.tar"
@@ -483,6 +499,12 @@ lab)
     own=${VERSION_CODENAME:-$release}
     image "$own"
     ln -sfn "systemd-$own.tar" "$images/own.tar"
+    # A newer release than this machine's, where its archive has one: packages built here are for both.
+    rm -f "$images/newer.tar"
+    if [ "$own" = bookworm ]; then
+        image trixie
+        ln -sfn systemd-trixie.tar "$images/newer.tar"
+    fi
     ;;
 image)
     [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh image RELEASE"
@@ -492,5 +514,5 @@ engine)
     [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh engine RELEASE"
     engine "$2"
     ;;
-*) fail "usage: tests/fetch-tools.sh build|up|lab|image RELEASE|engine RELEASE" ;;
+*) fail "usage: tests/fetch-tools.sh build|up|deb|lab|image RELEASE|engine RELEASE" ;;
 esac

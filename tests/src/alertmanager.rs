@@ -5,7 +5,40 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{http, namespace, process::Process, process::free_port, tools, wait::wait_for};
+use crate::{
+    http, namespace,
+    process::{Process, free_port},
+    systemd_host::SystemdHost,
+    tools,
+    wait::wait_for,
+};
+
+/// One on port 9093 of a systemd host's own loopback, where a remediator on it looks for it.
+///
+/// # Errors
+///
+/// When it is not ready within 30 s.
+pub async fn on_host(host: &SystemdHost, config: &Path) -> Result<Process> {
+    let dir = namespace::place("alertmanager")?;
+    let mut command = tools::command("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", host.pid().await?)).arg("--");
+    command.arg(tools::program("alertmanager")?);
+    command
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.path={}", dir.join("data").display()))
+        .args(["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="]);
+    let mut alertmanager = Process::start("alertmanager", &dir, command)?;
+    wait_for("alertmanager to be ready", Duration::from_secs(30), async || {
+        alertmanager.check_alive()?;
+        let answer = host.http(9093, "GET", "/-/ready", "", "").await?;
+        if !answer.starts_with("HTTP/1.1 200") {
+            bail!("it answers {answer}");
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(alertmanager)
+}
 
 /// A running Alertmanager.
 #[derive(Debug)]

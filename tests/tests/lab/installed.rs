@@ -22,10 +22,10 @@ const TOKEN: &str = "a token that only this test knows";
 const PACKAGED: &str = r#"set -e
 cd /packaging
 install -m 644 ./*.service ./*.socket ./*.timer /usr/lib/systemd/system/
-install -m 644 sysusers.d/evenkeel.conf /usr/lib/sysusers.d/
-install -m 644 tmpfiles.d/evenkeel.conf /usr/lib/tmpfiles.d/
-systemd-sysusers evenkeel.conf
-systemd-tmpfiles --create evenkeel.conf
+install -m 644 sysusers.d/*.conf /usr/lib/sysusers.d/
+systemd-sysusers evenkeel-exporter.conf evenkeel-remediator.conf
+install -D -m 644 -t /usr/share/polkit-1/rules.d polkit-1/rules.d/50-evenkeel.rules
+mkdir -p /etc/evenkeel
 systemctl daemon-reload
 "#;
 

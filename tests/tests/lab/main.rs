@@ -11,6 +11,7 @@ mod between_deliveries;
 mod blind;
 mod closed_loop;
 mod crash;
+mod deb;
 mod demo;
 mod diagnosis;
 mod disk;
@@ -65,6 +66,7 @@ fn main() {
     let trials = [
         demo::trials(),
         packaged::trials(),
+        deb::trials(),
         snapshot::trials(),
         drill::trials(),
         maintenance::trials(),

@@ -83,7 +83,8 @@ async fn both_are_little_exposed(host: &SystemdHost) -> Result<()> {
     Ok(())
 }
 
-async fn both_have_no_privileges(host: &SystemdHost) -> Result<()> {
+/// Neither can do more than any user may.
+pub(crate) async fn both_have_no_privileges(host: &SystemdHost) -> Result<()> {
     for unit in UNITS {
         let pid = host.property(unit, "MainPID").await?;
         ensure!(pid != "0", "{unit} does not run: {}", log_of(host, unit).await?);
