@@ -99,6 +99,8 @@ impl Metrics {
             {
                 drop(inner.decisions.get_or_create(&decision_labels(&rule.name, decision, reason)));
             }
+            let kind = vec![("kind", rule.selector.kind.as_str().to_owned())];
+            drop(inner.probe_seconds.get_or_create(&kind));
             if rule.acts() {
                 drop(inner.verify_seconds.get_or_create(&vec![("rule", rule.name.clone())]));
             }
