@@ -343,6 +343,14 @@ fn repairs(story: &mut Story) {
         (0..30).map(|i| (f64::from(i) * 12.0, 1.0)).collect(),
     );
 
+    for (rule, _, _, outcome, _, ended) in REPAIRS.into_iter().filter(|repair| repair.3 != "reported") {
+        let labels = format!(r#"rule="{rule}",outcome="{outcome}",{REMEDIATOR}"#);
+        let at = story.start as f64 + ended * 60.0;
+        story.series("gauge", "evenkeel_remediator_last_end_timestamp_seconds", &labels, |t| {
+            (t >= ended).then_some(at)
+        });
+    }
+
     let mut put = |name: &str, labels: &str, value: &dyn Fn(f64) -> f64| {
         let labels = format!("{labels}{REMEDIATOR}");
         story.series("gauge", name, &labels, |t| Some(value(t)));
