@@ -132,6 +132,13 @@ golden: ## write tests/golden/exporter.prom anew: what the exporter publishes of
 	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
 	EVENKEEL_UPDATE_GOLDEN=1 $(cargo) test --workspace --features evenkeel-tests/lab --test lab -- golden
 
+.PHONY: docs
+docs: ## write the reference pages of docs/ and the schemas of packaging/ anew
+	$(cargo) build --package evenkeel-exporter --package evenkeel-remediator
+	target/debug/evenkeel-exporter generate schema >packaging/exporter.schema.json
+	target/debug/evenkeel-remediator generate schema >packaging/remediator.schema.json
+	EVENKEEL_UPDATE_DOCS=1 $(cargo) test --package evenkeel-tests --test reference
+
 ##@ Measure
 
 .PHONY: bench

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evenkeel_host::{config::PromDuration, systemd::Systemd};
+use evenkeel_host::{config::PromDuration, progress::Progress, systemd::Systemd};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -86,10 +86,14 @@ async fn look(mut options: Options) -> Vec<Verdict> {
     let collectors = collectors::build(&options, &shutdown);
     let scraper = Scraper::new(collectors, Some(expectations), options.web.security.clone());
     let begun = Instant::now();
+    let mut progress = Progress::new();
+    progress.show("looking");
     scraper.verdicts(budget()).await;
+    progress.show(&format!("looking again in {} s: only that shows which services loop", APART.as_secs()));
     sleep(APART).await;
     let mut verdicts = scraper.verdicts(budget()).await;
     while verdicts.iter().any(|verdict| verdict.is_pending) && begun.elapsed() < WAIT {
+        progress.show(&format!("waiting for the engine to count, for {} s at most", WAIT.as_secs()));
         sleep(Duration::from_secs(1)).await;
         verdicts = scraper.verdicts(budget()).await;
     }

@@ -8,7 +8,12 @@ use clap::{
 };
 use evenkeel_host::{build, log, web::ListenAddress};
 
-use crate::{by_root, collectors, config::MAX_REQUESTS};
+use crate::{
+    by_root,
+    collectors::{self, Switches},
+    config::MAX_REQUESTS,
+    generate::Generate,
+};
 
 /// The flags, checked.
 #[derive(Debug)]
@@ -27,8 +32,10 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
     /// Check the configuration and end.
     pub check: bool,
-    /// The collectors that run, in the order of the list.
+    /// The collectors that run, in the order of the list, as the flags have it.
     pub collectors: Vec<&'static str>,
+    /// Those among them that a flag names: the configuration does not switch them off.
+    pub demanded: Vec<&'static str>,
     /// What each collector's own flags say.
     pub flags: collectors::Flags,
     /// One of [`log::LEVELS`].
@@ -47,6 +54,12 @@ pub enum Command {
     Check(Check),
     /// Finds out what takes root to see, and leaves it for an exporter that is not root. For evenkeel-facts.service.
     Facts(Facts),
+    /// Writes a text that stands around the exporter: a first configuration for this host, the manual, completions.
+    Generate {
+        /// What to write.
+        #[command(subcommand)]
+        what: Generate,
+    },
 }
 
 /// The flags of `check`.
@@ -93,12 +106,10 @@ impl Arguments {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
         collectors: &[&'static str],
     ) -> Result<Self, clap::Error> {
-        let command = Flags::command()
-            .version(build::line())
-            .args(collectors.iter().flat_map(|name| collector_flags(name)));
-        let matches = command.try_get_matches_from(arguments)?;
+        let matches = command(collectors).version(build::line()).try_get_matches_from(arguments)?;
         let flags = Flags::from_arg_matches(&matches)?;
         let enabled = |name: &&&str| is_enabled(&matches, name, flags.disable_defaults);
+        let demanded = |name: &&&str| is_demanded(&matches, name);
         Ok(Self {
             listen: flags.listen,
             systemd_socket: flags.systemd_socket,
@@ -108,18 +119,32 @@ impl Arguments {
             config: flags.config,
             check: flags.check,
             collectors: collectors.iter().filter(enabled).copied().collect(),
+            demanded: collectors.iter().filter(demanded).copied().collect(),
             flags: flags.of_collectors,
             log_level: flags.log_level,
             log_format: flags.log_format,
             command: flags.command,
         })
     }
+
+    /// Leaves out the collectors that the configuration switches off, but for those that a flag names.
+    pub fn heed(&mut self, switches: &Switches) {
+        self.collectors.retain(|name| self.demanded.contains(name) || !switches.is_off(name));
+    }
 }
+
+/// The flags and commands, with those of these collectors; for parsing, and for whoever describes them.
+pub fn command(collectors: &[&'static str]) -> clap::Command {
+    Flags::command().version(build::VERSION).args(collectors.iter().flat_map(|name| collector_flags(name)))
+}
+
+/// What the process ends with.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, of `check`: something is not as expected; 2 of `check`: something cannot be told; 64 the command line or the configuration makes no sense.";
 
 /// Publishes the truth about this host for Prometheus: systemd units, Docker containers and disk usage, filesystems,
 /// Redis, the journal's size, memory and load. It only looks and never changes the host.
 #[derive(Debug, Parser)]
-#[command(name = "evenkeel-exporter", group = ArgGroup::new("files").args(["config", "web_config"]).multiple(true))]
+#[command(name = "evenkeel-exporter", after_help = EXIT_CODES, group = ArgGroup::new("files").args(["config", "web_config"]).multiple(true))]
 struct Flags {
     /// Address to listen on: host:port, :port, [::1]:port or unix:/path. May be repeated.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = "127.0.0.1:19847")]
@@ -161,7 +186,7 @@ struct Flags {
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", value_parser = PossibleValuesParser::new(log::LEVELS))]
     log_level: String,
 
-    /// How log lines look: text or json.
+    /// How log lines look: text, logfmt or json.
     #[arg(long = "log.format", value_name = "FORMAT", default_value = "text")]
     log_format: log::Format,
 
@@ -184,9 +209,13 @@ fn collector_flags(name: &str) -> [Arg; 2] {
 }
 
 fn is_enabled(matches: &ArgMatches, name: &str, disable_defaults: bool) -> bool {
-    let on = matches.get_flag(&format!("collector.{name}"));
+    let on = is_demanded(matches, name);
     let off = matches.get_flag(&format!("no-collector.{name}"));
     on || (!off && !disable_defaults)
+}
+
+fn is_demanded(matches: &ArgMatches, name: &str) -> bool {
+    matches.get_flag(&format!("collector.{name}"))
 }
 
 fn telemetry_path(text: &str) -> Result<String, String> {
@@ -237,6 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn flags_win_over_the_switches_of_the_configuration() {
+        let config = crate::config::Config::parse("e.yml", "collectors: {docker: false, redis: true}\n").expect("good");
+        for (line, enabled) in [
+            ("", &["systemd", "redis"][..]),
+            ("--collector.docker", &COLLECTORS),
+            ("--no-collector.redis", &["systemd"]),
+        ] {
+            let mut arguments = parse(line).expect(line);
+            arguments.heed(&config.collectors);
+            assert_eq!(arguments.collectors, enabled, "{line}");
+        }
+    }
+
+    #[test]
     fn flags_stand_before_or_behind_the_command() {
         for line in [
             "check --config.file=x --no-collector.docker --format json",
@@ -278,7 +321,7 @@ mod tests {
             ("--web.telemetry-path=/-/ready", "paths below /-/ are taken, write /metrics"),
             ("--config.check", "--config.file <FILE>"),
             ("--log.level=loud", "[possible values: error, warn, info, debug, trace]"),
-            ("--log.format=xml", "`xml` is no log format: write text or json"),
+            ("--log.format=xml", "`xml` is no log format: write text, logfmt or json"),
             ("--collector.systemd.unit-include=(", "unclosed group"),
             ("--collector.sytemd", "a similar argument exists: '--collector.systemd'"),
             ("stray", "unrecognized subcommand 'stray'"),

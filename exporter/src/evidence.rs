@@ -209,8 +209,8 @@ impl Evidence {
 
 /// Why a collector has nothing to say.
 pub(crate) enum Lack {
-    /// It found nothing to look at.
-    Absent,
+    /// It found nothing to look at, in words.
+    Absent(&'static str),
     /// It failed, in words.
     Failed(String),
 }
@@ -235,7 +235,7 @@ impl Evidence {
 impl Lack {
     fn answer<T: ?Sized>(&self) -> Answer<T> {
         match self {
-            Self::Absent => Answer::Absent("there is nothing to look at here"),
+            Self::Absent(why) => Answer::Absent(why),
             Self::Failed(words) => Answer::Unknown(words.clone()),
         }
     }

@@ -10,13 +10,14 @@ pub mod collectors;
 pub mod config;
 pub mod evidence;
 pub mod expectations;
+pub mod generate;
 mod landing;
 pub mod routes;
 pub mod scrape;
 
 use std::sync::Arc;
 
-use evenkeel_host::web::{self, Caller, Limits, Listener, Request};
+use evenkeel_host::web::{self, Caller, Limits, Listener, Request, Security};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,7 +32,13 @@ use crate::{
 pub async fn run(options: Options, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let collectors = collectors::build(&options, &shutdown);
     let expectations = expectations(&options);
-    serve(collectors, expectations, options.web, listeners, shutdown).await;
+    let WebOptions { telemetry_path, max_requests, security } = options.web;
+    let scraper = Scraper::new(collectors, expectations, security.clone());
+    let app = Arc::new(App::new(scraper, telemetry_path, max_requests));
+    // The log says at the start what is watched and what is not, and not only when somebody asks for it.
+    let first = Arc::clone(&app);
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move { first.look().await }));
+    answer(app, security, listeners, shutdown).await;
 }
 
 /// What is expected of this host, unless a flag says that nothing is.
@@ -50,6 +57,10 @@ pub async fn serve(
     let WebOptions { telemetry_path, max_requests, security } = web;
     let scraper = Scraper::new(collectors, expectations, security.clone());
     let app = Arc::new(App::new(scraper, telemetry_path, max_requests));
+    answer(app, security, listeners, shutdown).await;
+}
+
+async fn answer(app: Arc<App>, security: Security, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let handler = move |request: Request, _: Caller| routes::handle(Arc::clone(&app), request);
     web::serve(listeners, Limits::default(), security, handler, shutdown).await;
 }

@@ -17,6 +17,7 @@ use evenkeel_exporter::{
     cli::{Arguments, Command, Facts},
     collectors,
     config::{Config, Options, WebOptions},
+    generate::{self, Generate},
 };
 use evenkeel_host::{
     build,
@@ -38,7 +39,7 @@ const WORKERS: usize = 2;
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args_os(), &collectors::names()) {
+    let mut arguments = match Arguments::parse(std::env::args_os(), &collectors::names()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Where neither stdout nor stderr can be written there is nobody to tell.
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             return EXIT_USAGE.into();
         }
     };
+    arguments.heed(&config.collectors);
     if arguments.check {
         say(&mut io::stdout(), format_args!("the configuration is good"));
         return ExitCode::SUCCESS;
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
             log::init(&arguments.log_level, arguments.log_format);
             leave_facts(&arguments, facts, &config)
         }
+        Some(Command::Generate { what }) => write(what),
     };
     done.unwrap_or_else(|error| {
         say(&mut io::stderr(), format_args!("evenkeel-exporter: {error:#}"));
@@ -80,6 +83,10 @@ fn main() -> ExitCode {
 
 /// What the two files say; each may be missing.
 fn configuration(arguments: &Arguments) -> Result<(Config, Security), ConfigError> {
+    if matches!(arguments.command, Some(Command::Generate { .. })) {
+        // Whoever writes a first configuration has none yet.
+        return Ok(Default::default());
+    }
     let config = arguments.config.as_deref().map(Config::load).transpose()?;
     let security = arguments.web_config.as_deref().map(Security::load).transpose()?;
     Ok((config.unwrap_or_default(), security.unwrap_or_default()))
@@ -112,6 +119,14 @@ fn look(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
     // Whoever reads it may have gone away: the exit code is for him too.
     let _ = io::stdout().write_all(answer.text.as_bytes());
     Ok(answer.code.into())
+}
+
+/// `generate`.
+fn write(what: &Generate) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let written = runtime.block_on(generate::write(what, &mut io::stdout()));
+    runtime.shutdown_background();
+    written.map(|()| ExitCode::SUCCESS)
 }
 
 /// `facts`.
@@ -173,6 +188,11 @@ async fn serve(
     }
     if rustix::process::geteuid().is_root() {
         warn!("running as root, which is not needed: see packaging/ for a unit with the least privileges");
+    }
+    let off: Vec<&str> =
+        collectors::names().into_iter().filter(|name| !arguments.collectors.contains(name)).collect();
+    if !off.is_empty() {
+        info!(collectors = off.join(", "), "not watched: switched off by flags or by the configuration");
     }
     let Arguments { telemetry_path, max_requests, collectors, flags, .. } = arguments;
     let web = WebOptions { telemetry_path, max_requests, security };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_host::web::{Request, Response, reply};
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
@@ -25,6 +25,11 @@ impl App {
     pub fn new(scraper: Scraper, telemetry_path: String, max_requests: usize) -> Self {
         let scrapes = (max_requests > 0).then(|| Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
         Self { scraper, telemetry_path, max_requests, scrapes }
+    }
+
+    /// Looks once, for the log alone.
+    pub async fn look(&self) {
+        self.scraper.all(Budget::of(Instant::now(), &HeaderMap::new())).await;
     }
 }
 

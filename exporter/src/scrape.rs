@@ -156,7 +156,7 @@ fn write_down(told: &[Told<'_>], security: &Security) -> Pass {
         own.add(told);
         match &told.sighting.ending {
             Ending::Seen(seen) => blocks.extend(seen.blocks.iter().cloned()),
-            Ending::Absent => {}
+            Ending::Absent(_) => {}
             Ending::Failed(_) | Ending::Late => last.extend(told.slot.iter().flat_map(|slot| slot.down())),
         }
     }
@@ -229,7 +229,7 @@ impl OwnMetrics {
         let truth = |is: bool| f64::from(u8::from(is));
         self.duration.sample(labels, sighting.took.as_secs_f64());
         self.success.sample(labels, truth(sighting.ending.is_success()));
-        self.absent.sample(labels, truth(matches!(sighting.ending, Ending::Absent)));
+        self.absent.sample(labels, truth(matches!(sighting.ending, Ending::Absent(_))));
         if let Some(time) = counts.last_success {
             self.last_success.sample(labels, seconds(time));
         }

@@ -8,9 +8,13 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn exporter() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel-exporter"));
@@ -69,6 +73,19 @@ impl Running {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
         answer
+    }
+
+    /// Asks until the answer is as it should be.
+    fn wait_for(&self, path: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if is_so(&answer) {
+                return answer;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{answer}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Ends it with a signal and says how it ended and what it logged.
@@ -388,6 +405,27 @@ fn a_password_is_in_no_label_and_no_log() {
     for text in [metrics, page, log] {
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// Nobody has to ask for metrics to hear it.
+#[test]
+fn what_is_watched_and_what_is_not_is_said_once_at_the_start() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("exporter.yml");
+    std::fs::write(&file, "collectors: {host: false}\n").expect("written");
+    let config = format!("--config.file={}", file.display());
+    let running = Running::start(&[&config, "--collector.filesystem", "--collector.resolve"]);
+    let said = |log: &str| log.matches("\"collector\":\"").count();
+    let page = running.wait_for("/", |page| {
+        page.contains("watched: ") && page.contains("not watched: `resolve` of the configuration names nothing")
+    });
+    assert!(page.contains("<td>filesystem</td><td>watched: "), "{page}");
+    running.get("/metrics");
+    let (_, log) = running.stop(Signal::TERM);
+    assert_eq!(said(&log), 2, "{log}");
+    let off = "systemd, snapshot, docker, docker_disk, redis, environment, journal, host, expectations";
+    assert!(log.contains("not watched: switched off by flags or by the configuration"), "{log}");
+    assert!(log.contains(&format!("\"collectors\":\"{off}\"")), "{log}");
 }
 
 #[test]

@@ -71,8 +71,8 @@ async fn whatever_one_collector_does_the_others_are_published_in_time() {
     assert_eq!(
         words,
         [
-            ("well", "1 series"),
-            ("absent", "nothing to look at here"),
+            ("well", "watched: 1 series"),
+            ("absent", "not watched: there is none"),
             ("failing", "no route to host"),
             ("systemd", "did not answer in time"),
             ("panicking", "panicked: on purpose"),

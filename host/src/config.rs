@@ -1,9 +1,10 @@
 //! Reads a YAML configuration file strictly: what is not understood is an error that names file, line, key and cure.
-//! The values with units are in [`quantity`], secrets in [`secret`]. Not here: what any key means (beside its owner).
+//! The values with units are in [`quantity`], secrets in [`secret`], what editors are told in [`schema()`]. Not here: what any key means (beside its owner).
 
 mod located;
 mod mask;
 mod quantity;
+mod schema;
 mod secret;
 
 use std::{fmt, io::Read, path::Path};
@@ -15,6 +16,7 @@ use serde_saphyr::{Error as YamlError, MessageFormatter, UserMessageFormatter};
 pub use self::{
     located::Located,
     quantity::{Bytes, PromDuration, Ratio, format_bytes},
+    schema::schema,
     secret::Secret,
 };
 

@@ -6,6 +6,7 @@
 pub mod blocking;
 pub mod build;
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod diagnose;
 pub mod docker;
@@ -17,8 +18,10 @@ pub mod journal;
 pub mod log;
 pub mod machine;
 pub mod metrics;
+pub mod progress;
 pub mod redis;
 pub mod resolve;
+pub mod survey;
 pub mod systemd;
 pub mod text;
 pub mod web;

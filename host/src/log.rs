@@ -1,5 +1,7 @@
 //! Sets up logging for a binary: to stderr, one event a line. Not here: what is logged.
 
+mod logfmt;
+
 use std::{io::IsTerminal, str::FromStr};
 
 use tracing_subscriber::{
@@ -14,7 +16,7 @@ use tracing_subscriber::{
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// What `--log.format` takes.
-pub const FORMATS: [&str; 2] = ["text", "json"];
+pub const FORMATS: [&str; 3] = ["text", "logfmt", "json"];
 
 /// Crates whose debug logs hold bodies of the sources' answers, and with them container environments and secrets.
 const CAPPED: [&str; 6] = ["bollard", "hyper", "hyper_util", "redis", "reqwest", "zbus"];
@@ -24,6 +26,8 @@ const CAPPED: [&str; 6] = ["bollard", "hyper", "hyper_util", "redis", "reqwest",
 pub enum Format {
     /// For people and the journal.
     Text,
+    /// `key=value` pairs, as Prometheus writes them.
+    Logfmt,
     /// One JSON object a line.
     Json,
 }
@@ -34,6 +38,7 @@ impl FromStr for Format {
     fn from_str(text: &str) -> Result<Self, FormatError> {
         match text {
             "text" => Ok(Self::Text),
+            "logfmt" => Ok(Self::Logfmt),
             "json" => Ok(Self::Json),
             other => Err(FormatError(other.to_owned())),
         }
@@ -42,7 +47,7 @@ impl FromStr for Format {
 
 /// A word that is none of [`FORMATS`].
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no log format: write text or json")]
+#[error("`{0}` is no log format: write text, logfmt or json")]
 pub struct FormatError(String);
 
 /// Starts logging to stderr. `level` is one of [`LEVELS`], anything else counts as `info`.
@@ -55,6 +60,7 @@ pub fn init(level: &str, format: Format) {
         .log_internal_errors(false);
     let layer = match format {
         Format::Text => output.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Logfmt => output.event_format(logfmt::Logfmt).with_ansi(false).boxed(),
         Format::Json => output.json().flatten_event(true).boxed(),
     };
     // It fails only when logging was started before.
@@ -98,6 +104,9 @@ mod tests {
     fn formats_are_checked() {
         assert_eq!("json".parse::<Format>().ok(), Some(Format::Json));
         let error = "xml".parse::<Format>().expect_err("unknown").to_string();
-        assert_eq!(error, "`xml` is no log format: write text or json");
+        assert_eq!(error, "`xml` is no log format: write text, logfmt or json");
+        for format in FORMATS {
+            assert!(format.parse::<Format>().is_ok(), "{format}");
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn printable_within(text: &str, most: usize) -> String {
 }
 
 /// Characters that change the direction or are not seen at all.
-fn is_unseen(character: char) -> bool {
+pub(crate) fn is_unseen(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 

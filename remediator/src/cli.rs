@@ -4,7 +4,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use evenkeel_host::{
     build,
     config::{ConfigError, PromDuration},
@@ -19,13 +19,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    check_config,
+    attend, check_config,
     clock::Clock,
     config::{self, Config},
     control, daemon,
     drill::{self, Order, Verdict},
     explain,
-    generate::{self, What},
+    generate::{self, Alone, What},
     helper::{self, Verb},
     history, journal,
     pipeline::State,
@@ -34,13 +34,17 @@ use crate::{
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
-/// Whether all is well could not be told.
+/// Whether all is well could not be told, or nothing was done.
 const UNTOLD: u8 = 2;
+
+/// What the process ends with.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, of `selftest`, `drill` and `--wait`: something is not well; 2 of `selftest` and `drill`: something cannot be told, of `--wait`: nothing was done; 64 the command line or the configuration makes no sense, or the state is a newer version's.";
 
 #[derive(Debug, Parser)]
 #[command(
     name = "evenkeel-remediator",
     version = build::line(),
+    after_help = EXIT_CODES,
     about = "Repairs what is safe to repair when Alertmanager says so, and proves that it helped"
 )]
 struct Cli {
@@ -52,10 +56,10 @@ struct Cli {
         default_value = "/etc/evenkeel/remediator.yml"
     )]
     config_file: PathBuf,
-    /// error, warn, info, debug or trace.
+    /// Log only messages of this severity and above.
     #[arg(long = "log.level", value_name = "LEVEL", global = true, default_value = "info", value_parser = log::LEVELS)]
     log_level: String,
-    /// text or json.
+    /// How log lines look: text, logfmt or json.
     #[arg(long = "log.format", value_name = "FORMAT", global = true, default_value = "text")]
     log_format: Format,
     #[command(subcommand)]
@@ -98,10 +102,13 @@ enum Command {
         /// The target's name: a unit, a container, a mount point.
         target: String,
     },
-    /// Let a remediation that waits for approval be done.
+    /// Let a remediation that waits for approval be done. With --wait the exit codes are those of `trigger --wait`.
     Approve {
         /// Its number.
         id: i64,
+        /// Stay until it has ended, and say how.
+        #[arg(long)]
+        wait: bool,
     },
     /// Let a remediation that waits for approval not be done.
     Reject {
@@ -126,12 +133,16 @@ enum Command {
         /// The target's name.
         target: String,
     },
-    /// Begin a rule by hand; its need, gates and limits decide as for an alert.
+    /// Begin a rule by hand; its need, gates and limits decide as for an alert. Exit codes with --wait: 0 the target is well,
+    /// 1 it is not, 2 nothing was done: it is a plan, or a limit, a gate or a person's approval is in the way.
     Trigger {
         /// The rule's name.
         rule: String,
         /// The target's name, where the rule admits more than one.
         target: Option<String>,
+        /// Stay until it has ended, and say how.
+        #[arg(long)]
+        wait: bool,
     },
     /// Look whether everything is there that a repair needs, up to the routes of Alertmanager. Exit codes: 0 all is well,
     /// 1 something is not, 2 something could not be told.
@@ -159,11 +170,17 @@ enum Command {
         #[arg(long)]
         recover: bool,
     },
-    /// Write what stands around the daemon, from its configuration.
+    /// Write a first configuration, or what stands around the daemon.
     Generate {
         /// What to write.
+        #[command(subcommand)]
         what: What,
     },
+}
+
+/// The flags and commands, for whoever describes them.
+pub fn command() -> clap::Command {
+    Cli::command().version(build::VERSION)
 }
 
 /// Runs the command line and answers the exit code.
@@ -194,22 +211,29 @@ pub fn main() -> ExitCode {
 
 /// What comes before there are threads, and then everything else.
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Command::Generate { what: What::Schema } = cli.command {
+    if let Command::Generate { what: What::Alone(what) } = &cli.command {
         // Whoever writes their first configuration has none yet.
-        std::io::stdout().write_all(generate::schema().as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
+        return to_the_end(write_alone(what));
     }
     let config = config::load(&cli.config_file)?;
     let inherited = match &cli.command {
         Command::Serve => inherited(&config)?,
         _ => None,
     };
+    to_the_end(run(cli, config, inherited))
+}
+
+fn to_the_end(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    let result = runtime.block_on(run(cli, config, inherited));
+    let result = runtime.block_on(work);
     // A statvfs or a disk walk on a dead filesystem must not hold the exit up.
     runtime.shutdown_background();
     result
+}
+
+async fn write_alone(what: &Alone) -> anyhow::Result<ExitCode> {
+    generate::write_alone(what, &mut std::io::stdout()).await.map(|()| ExitCode::SUCCESS)
 }
 
 /// The sockets of a socket unit, where the configuration says that there are some.
@@ -264,26 +288,36 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
         Command::History { json, rule, target, limit } => {
             history::history(&config, rule.as_deref(), target.as_deref(), limit, json, out)
         }
-        Command::Generate { what } => generate::write(what, &config, out),
+        Command::Generate { what: What::Around(what) } => generate::write(what, &config, out),
+        Command::Generate { what: What::Alone(what) } => generate::write_alone(&what, out).await,
         Command::Explain { rule, target } => explain::target(config, &rule, &target, out).await,
-        Command::Approve { id } => {
-            order(&config, &format!("/api/v1/remediations/{id}/approve"), json!({}), out).await
+        Command::Approve { id, wait } => {
+            order(&config, &format!("/api/v1/remediations/{id}/approve"), json!({}), out).await?;
+            if wait {
+                return attend(&config, Some(id), None, out).await;
+            }
+            Ok(())
         }
         Command::Reject { id } => {
-            order(&config, &format!("/api/v1/remediations/{id}/reject"), json!({}), out).await
+            order(&config, &format!("/api/v1/remediations/{id}/reject"), json!({}), out).await.map(drop)
         }
         Command::Pause { reason, lasts } => {
             let lasts = lasts.map(|lasts| lasts.to_string());
-            order(&config, "/api/v1/pause", json!({"reason": reason, "for": lasts}), out).await
+            order(&config, "/api/v1/pause", json!({"reason": reason, "for": lasts}), out).await.map(drop)
         }
-        Command::Resume => order(&config, "/api/v1/resume", json!({}), out).await,
+        Command::Resume => order(&config, "/api/v1/resume", json!({}), out).await.map(drop),
         Command::Ack { rule, target } => {
-            order(&config, "/api/v1/ack", json!({"rule": rule, "target": target}), out).await
+            order(&config, "/api/v1/ack", json!({"rule": rule, "target": target}), out).await.map(drop)
         }
-        Command::Trigger { rule, target } => {
-            order(&config, "/api/v1/trigger", json!({"rule": rule, "target": target}), out).await
+        Command::Trigger { rule, target, wait } => {
+            let said =
+                order(&config, "/api/v1/trigger", json!({"rule": rule, "target": target}), out).await?;
+            if wait {
+                return attend(&config, attend::number(&said), Some(&rule), out).await;
+            }
+            Ok(())
         }
-        Command::Reload => order(&config, "/-/reload", json!({}), out).await,
+        Command::Reload => order(&config, "/-/reload", json!({}), out).await.map(drop),
         Command::Helper { verb, instance, recover: false } => {
             helper::run(config, &cli.config_file, verb, &instance, out).await
         }
@@ -305,9 +339,25 @@ async fn order(
     path: &str,
     body: serde_json::Value,
     out: &mut impl Write,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let said = control::order(config, path, &body).await?;
-    Ok(writeln!(out, "{said}")?)
+    writeln!(out, "{said}")?;
+    Ok(said)
+}
+
+/// `--wait`.
+async fn attend(
+    config: &Config,
+    number: Option<i64>,
+    rule: Option<&str>,
+    out: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
+    out.flush()?;
+    Ok(match attend::attend(config, number, rule, out).await? {
+        attend::Verdict::Well => ExitCode::SUCCESS,
+        attend::Verdict::Unwell => ExitCode::FAILURE,
+        attend::Verdict::Undone => ExitCode::from(UNTOLD),
+    })
 }
 
 async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {

@@ -15,7 +15,6 @@ use std::{
 };
 
 use evenkeel_host::config::{ConfigError, Located, PromDuration, Secret};
-use schemars::{Schema, SchemaGenerator};
 
 pub use self::server::Access;
 use self::{
@@ -132,9 +131,9 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     checker.config(file, fragments)
 }
 
-/// The schema of a configuration file.
-pub(crate) fn schema(generator: SchemaGenerator) -> Schema {
-    generator.into_root_schema_for::<File>()
+/// The JSON Schema of a configuration file.
+pub fn schema() -> String {
+    evenkeel_host::config::schema::<File>()
 }
 
 /// The folder beside a configuration file whose `.yml` files are part of the configuration; it need not be there.

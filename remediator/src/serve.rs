@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use evenkeel_host::{
-    build,
-    web::{self, Caller, Limits, ListenAddress, Listener, Security},
-};
+use evenkeel_host::web::{self, Caller, Limits, ListenAddress, Listener, Security};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,12 +13,12 @@ use crate::{
     config::Config,
     control::{Control, Reloader},
     daemon::Sources,
+    greeting,
     journal::Journal,
     metrics::Metrics,
     notify::{Notifier, Post, PostOffice},
     observe::Host,
     pipeline::{self, Arrivals, Report},
-    policy::Mode,
     reconcile::Reconciler,
     server::{Room, Server},
     standing,
@@ -59,10 +56,11 @@ pub async fn run(
         metrics: metrics.clone(),
         bell: Arc::new(watch::Sender::new(())),
     };
-    greet(&config);
+    greeting::greet(&config);
     let reports = config.state_dir.join("reports");
     let (changes, live) = watch::channel(Arc::new(config));
     let config = Arc::clone(&live.borrow());
+    tasks.spawn(greeting::say_what_is_watched(Arc::clone(&config), host.clone()));
     tasks.spawn(PostOffice::new(post.clone(), live.clone(), notifier_stop.clone())?.run());
     let notifier = Notifier::new(post);
     tasks.spawn(standing::watch(
@@ -153,32 +151,5 @@ async fn heed_hangups(hangups: Arc<Notify>, control: Control, stop: Cancellation
         if control.reloader.reload().await.is_ok() {
             control.bell.urge();
         }
-    }
-}
-
-/// Says at the start what it is going to do.
-fn greet(config: &Config) {
-    tracing::info!(
-        hosts = config.hosts.join(", "),
-        rules = config.rules.len(),
-        mode = config.mode.as_str(),
-        deletion = config.deletion.as_str(),
-        state = %config.state_dir.display(),
-        version = build::VERSION,
-        "evenkeel-remediator starts"
-    );
-    if config.rules.iter().all(|rule| rule.mode == Mode::Plan) {
-        tracing::info!(
-            "every rule is in mode plan: nothing is changed, and history says what would have been done"
-        );
-    }
-    if config.rules.is_empty() {
-        tracing::warn!("there are no rules: every alert is ignored");
-    }
-    if config.access.open {
-        tracing::warn!("auth: none: every user of this machine may post alerts");
-    }
-    if rustix::process::geteuid().is_root() {
-        tracing::warn!("running as root: the packaged unit needs no root");
     }
 }

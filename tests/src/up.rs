@@ -95,8 +95,8 @@ async fn watch(world: World, dir: Option<&Path>) -> Result<()> {
     };
     let ports = choose_ports()?;
     let redis = host.as_ref().map(|host| host.redis.url());
-    let configuration = configuration::provide(&dir, ports.remediator, redis.as_deref())?;
     let around = host.as_ref().map_or_else(Surroundings::default, PrivateHost::surroundings);
+    let configuration = configuration::provide(&dir, ports.remediator, redis.as_deref(), &around).await?;
     let stack = step(
         "starting exporter, remediator, Prometheus and Alertmanager",
         Stack::start(&dir, &configuration, &ports, false, &around),

@@ -12,6 +12,7 @@ use evenkeel_host::{
     metrics::{Family, Renewed},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,10 +35,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
 /// Values are published until they are this many pauses old; their last success always is.
 const LIFETIME: u32 = 3;
 
-/// The `docker.disk_usage` section of the configuration: an interval for each kind of object, 0 for never.
+/// How often the engine is asked for its disk usage: an interval for each kind of object, 0 for never.
 ///
 /// The engine answers for images and build cache from its memory, but walks the disk for volumes and containers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Images and their layers.
@@ -140,7 +141,7 @@ impl Collector for DockerDisk {
         Box::pin(async {
             let ledger = lock(&self.ledger);
             if ledger.0.is_empty() || docker::is_absent(&self.docker, &self.was_seen) {
-                return Ok(Look::Absent);
+                return Ok(Look::Absent("there is no Docker socket, or the configuration asks for no disk usage"));
             }
             let now = Instant::now();
             match ledger.0.iter().find_map(|record| record.failure.as_ref()) {

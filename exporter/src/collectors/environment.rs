@@ -16,6 +16,7 @@ use evenkeel_host::{
     systemd::{Error, Systemd, is_unit_name},
 };
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -31,8 +32,8 @@ pub const NAME: &str = "environment";
 /// Units asked about at a time.
 const IN_FLIGHT: usize = 8;
 
-/// One entry of the `environment` section of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+/// The environment that the main process of a service must have been started with.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// A service.
@@ -177,7 +178,7 @@ impl Collector for EnvironmentCollector {
     fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>> {
         Box::pin(async move {
             if self.entries.is_empty() {
-                return Ok(Look::Absent);
+                return Ok(Look::Absent("`environment` of the configuration names no unit"));
             }
             let found = self.find(deadline).await.map_err(CollectError::new)?;
             Ok(Look::of(self.told.blocks(families(&found))).with(Piece::Environments(found)))
@@ -312,7 +313,7 @@ mod tests {
         let collector = host.collector(&format!("environment: [{{unit: {UNIT}, expect: {{A: 1}}}}]"));
         assert!(Collector::look(&collector, Instant::now() + PATIENCE).await.is_err());
         let nothing = host.collector("");
-        assert!(matches!(Collector::look(&nothing, Instant::now() + PATIENCE).await, Ok(Look::Absent)));
+        assert!(matches!(Collector::look(&nothing, Instant::now() + PATIENCE).await, Ok(Look::Absent(_))));
     }
 
     #[test]

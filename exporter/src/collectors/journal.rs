@@ -54,7 +54,7 @@ impl JournalCollector {
                 None => return Err(error),
             },
         };
-        let Some(bytes) = bytes else { return Ok(Look::Absent) };
+        let Some(bytes) = bytes else { return Ok(Look::Absent("there is no journal")) };
         let family = Family::gauge(
             "systemd_journal_bytes",
             "What the files of the journal take: on the disk, and in memory where it is not kept.",
@@ -135,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_without_a_journal_is_no_failure() {
         let root = tempfile::tempdir().expect("a folder");
-        assert!(matches!(look(root.path()).await, Ok(Look::Absent)));
+        assert!(matches!(look(root.path()).await, Ok(Look::Absent(_))));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod redis;
 pub mod resolve;
 pub mod snapshot;
+mod switches;
 pub mod systemd;
 
 use std::{fmt, sync::Arc};
@@ -21,10 +22,12 @@ use evenkeel_host::{
     metrics::{Block, Family},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::switches::Switches;
 use crate::{config::Options, evidence::Piece, expectations};
 
 /// Every collector there is, in the order of their metrics. Each is on unless a flag says otherwise.
@@ -92,10 +95,14 @@ pub struct Flags {
     pub filesystem: filesystem::Flags,
 }
 
-/// The configuration file, section by section; every one may be missing.
-#[derive(Debug, Default, Deserialize)]
+/// Configuration of evenkeel-exporter; every section may be missing. Durations as in Prometheus (30s 15m 7d), shares as 85%,
+/// sizes as 500MiB.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(title = "evenkeel-exporter")]
 pub struct Config {
+    /// Collectors that are switched off, or on: `{filesystem: false}`. The flags win.
+    pub collectors: Switches,
     /// Which units to look at closely.
     pub systemd: systemd::Config,
     /// What the units' files are compared with.
@@ -184,8 +191,8 @@ pub trait Collector: Send + Sync {
 pub enum Look {
     /// The source answered.
     Seen(Seen),
-    /// There is no such source here, it is not configured, and it was never seen since the start.
-    Absent,
+    /// There is no such source here, it is not configured, and it was never seen since the start: why, for people.
+    Absent(&'static str),
 }
 
 /// What was seen.

@@ -9,6 +9,7 @@ use evenkeel_host::{
     resolve::{Failure, HostName, Resolver},
 };
 use futures_util::{StreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -24,14 +25,16 @@ const IN_FLIGHT: usize = 16;
 /// Of the time that a scrape leaves, kept back to publish that a resolver did not answer.
 const RESERVE: Duration = Duration::from_millis(100);
 
-/// One entry of the `resolve` section of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+/// A name that must resolve, asked as a service asks that starts now.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The name, and the `host` label.
+    #[schemars(with = "String")]
     pub host: Located<HostName>,
     /// The addresses that it may have, at least one of them; any when none is listed.
     #[serde(default)]
+    #[schemars(with = "Vec<String>", extend("examples" = [["127.0.0.1"]]))]
     pub expect: Vec<IpAddr>,
 }
 
@@ -87,7 +90,7 @@ impl Collector for ResolveCollector {
     fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>> {
         Box::pin(async move {
             if self.entries.is_empty() {
-                return Ok(Look::Absent);
+                return Ok(Look::Absent("`resolve` of the configuration names nothing"));
             }
             let questions: Vec<_> = self.entries.iter().map(|entry| self.ask(entry, deadline)).collect();
             // In their order, so that evidence and metrics have one.
@@ -164,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn without_names_there_is_nothing_to_look_at() {
         let look = ResolveCollector::new(&[]).look(Instant::now() + Duration::from_secs(5)).await;
-        assert!(matches!(look, Ok(Look::Absent)));
+        assert!(matches!(look, Ok(Look::Absent(_))));
     }
 
     #[tokio::test]

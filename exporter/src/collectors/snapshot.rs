@@ -14,6 +14,7 @@ use evenkeel_host::{
     systemd::snapshot::{self, Change, Shelf},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
@@ -22,14 +23,15 @@ use super::{CollectError, Collector, Look, systemd::UnitPattern};
 /// The name of the collector.
 pub const NAME: &str = "snapshot";
 
-/// The `snapshot` section of the configuration; without it there is nothing to compare with.
-#[derive(Debug, Clone, Deserialize)]
+/// What the units' files are compared with; without this section, with nothing.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the snapshots are: `snapshot.dir` of the remediator.
     #[serde(default = "shipped_dir")]
     pub dir: PathBuf,
     /// Whose files are compared: `snapshot.units` of the remediator.
+    #[schemars(extend("minItems" = 1))]
     pub units: Vec<UnitPattern>,
     /// How often.
     #[serde(default = "five_minutes")]
@@ -98,7 +100,7 @@ impl SnapshotCollector {
     }
 
     async fn look(&self) -> Result<Look, CollectError> {
-        let Some(what) = &self.what else { return Ok(Look::Absent) };
+        let Some(what) = &self.what else { return Ok(Look::Absent("there is no section `snapshot` in the configuration")) };
         // Held by the thread that reads, so that a disk that hangs holds one thread and not one more at each look.
         let mut kept = Arc::clone(&self.kept).lock_owned().await;
         let is_old = |kept: &Kept| kept.at.elapsed() >= what.config.check_every.get();
@@ -112,7 +114,7 @@ impl SnapshotCollector {
         }
         match kept.as_ref().map(|kept| &kept.seen) {
             Some(Ok(Some(block))) => Ok(Look::of(vec![Arc::clone(block)])),
-            Some(Ok(None)) | None => Ok(Look::Absent),
+            Some(Ok(None)) | None => Ok(Look::Absent("no snapshot has been taken yet")),
             Some(Err(error)) => Err(CollectError::new(error)),
         }
     }
@@ -243,9 +245,9 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_snapshot_there_is_nothing_to_tell() {
-        assert!(matches!(SnapshotCollector::new(None).look().await, Ok(Look::Absent)));
+        assert!(matches!(SnapshotCollector::new(None).look().await, Ok(Look::Absent(_))));
         let (_root, collector) = host(false);
-        assert!(matches!(collector.look().await, Ok(Look::Absent)));
+        assert!(matches!(collector.look().await, Ok(Look::Absent(_))));
     }
 
     #[tokio::test(start_paused = true)]

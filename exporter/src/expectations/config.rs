@@ -1,9 +1,10 @@
 //! The `expectations` section of the configuration: what must be true of this host. Every key may be missing: then the
 //! default holds, which is made for a host that nobody has described.
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use evenkeel_host::config::{Bytes, Ratio};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{self, value::MapAccessDeserializer},
@@ -15,19 +16,22 @@ use crate::collectors::{self, systemd::UnitPattern};
 /// The largest filling that is well by default: the mark of the shipped alert.
 const FULL: f64 = 0.85;
 
-/// What is expected of each kind.
-#[derive(Debug, Default, Deserialize)]
+/// What must be true of this host.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Units that have failed.
+    #[schemars(extend("default" = {"max": 0}))]
     pub failed_units: Setting<Count>,
     /// Services that are restarted again and again.
+    #[schemars(extend("default" = {"max": 0}))]
     pub looping_units: Setting<Count>,
     /// How many units of a pattern run.
     pub running: Patterns,
     /// Watched units that are missing or whose files systemd cannot work with.
     pub load_state: Setting<Count>,
     /// Running containers whose healthcheck fails.
+    #[schemars(extend("default" = {"max": 0}))]
     pub unhealthy_containers: Setting<Count>,
     /// Running containers that nothing checks.
     pub healthcheck: Setting<Count>,
@@ -36,12 +40,15 @@ pub struct Config {
     /// Containers whose log may grow without end.
     pub log_rotation: Setting<Count>,
     /// How full the fullest filesystem is.
+    #[schemars(extend("default" = {"max": "85%"}))]
     pub disk_usage: Setting<Share>,
     /// The same of its inodes.
+    #[schemars(extend("default" = {"max": "85%"}))]
     pub inodes: Setting<Share>,
     /// What Docker's build cache takes.
     pub build_cache: Setting<Size>,
     /// Every Redis that is not ready.
+    #[schemars(extend("default" = {"max": 0}))]
     pub redis_ready: Setting<Count>,
     /// Names that do not resolve as the section `resolve` expects.
     pub resolve: Setting<Count>,
@@ -64,7 +71,7 @@ pub enum Setting<T> {
 }
 
 /// How many of something there may be: `{max: 0}`, which is also what `required` means.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Count {
     /// So many are well.
@@ -74,7 +81,7 @@ pub struct Count {
 }
 
 /// How full something may be: `{max: 85%}`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     /// This full is well.
@@ -82,7 +89,7 @@ pub struct Share {
 }
 
 /// How large something may be: `{max: 1GB}`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// This large is well.
@@ -94,7 +101,7 @@ pub struct Size {
 pub struct Patterns(pub Vec<(UnitPattern, Running)>);
 
 /// How many units must run: `{min: 12}`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Running {
     /// So few are well.
@@ -102,7 +109,7 @@ pub struct Running {
 }
 
 /// What can stand behind a key besides `off`.
-pub trait Expected: for<'de> Deserialize<'de> {
+pub trait Expected: for<'de> Deserialize<'de> + JsonSchema {
     /// What `required` means, if anything.
     const REQUIRED: Option<fn() -> Self>;
     /// What a person could write.
@@ -133,6 +140,28 @@ impl<'de, T: Expected> Deserialize<'de> for Setting<T> {
 impl<'de> Deserialize<'de> for Patterns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(EachOf)
+    }
+}
+
+/// `off`, `required` where that means something, or a map.
+impl<T: Expected> JsonSchema for Setting<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Setting_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let words = if T::REQUIRED.is_some() { vec!["off", "required"] } else { vec!["off"] };
+        json_schema!({"oneOf": [{"type": "string", "enum": words}, generator.subschema_for::<T>()]})
+    }
+}
+
+impl JsonSchema for Patterns {
+    fn schema_name() -> Cow<'static, str> {
+        "Patterns".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "additionalProperties": generator.subschema_for::<Running>()})
     }
 }
 

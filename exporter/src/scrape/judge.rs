@@ -43,7 +43,7 @@ impl Judge {
         }));
         let ending = match judged {
             Ok(Some(blocks)) => Ending::Seen(Seen { blocks, piece: None }),
-            Ok(None) => Ending::Absent,
+            Ok(None) => Ending::Absent("nothing is expected"),
             Err(panic) => Ending::Failed(bounded(&format!("panicked: {}", panic_words(panic.as_ref())))),
         };
         Sighting { ending, took: begun.elapsed() }
@@ -56,7 +56,7 @@ fn evidence(seen: &[(&Arc<Slot>, Arc<Sighting>)]) -> Evidence {
         match &sighting.ending {
             Ending::Seen(Seen { piece: Some(piece), .. }) => evidence.add(piece.clone()),
             Ending::Seen(_) => {}
-            Ending::Absent => evidence.lack(slot.name(), &Lack::Absent),
+            Ending::Absent(why) => evidence.lack(slot.name(), &Lack::Absent(why)),
             Ending::Failed(_) | Ending::Late => {
                 evidence.lack(slot.name(), &Lack::Failed(words(&sighting.ending)));
             }

@@ -68,7 +68,7 @@ impl Record {
         let success = sighting.ending.is_success();
         let mut known = self.lock();
         match sighting.ending {
-            Ending::Seen(_) | Ending::Absent => known.counts.last_success = Some(now),
+            Ending::Seen(_) | Ending::Absent(_) => known.counts.last_success = Some(now),
             Ending::Failed(_) => known.counts.errors += 1,
             Ending::Late => known.counts.timeouts += 1,
         }
@@ -96,9 +96,9 @@ pub(super) fn words(ending: &Ending) -> String {
     match ending {
         Ending::Seen(seen) => {
             let samples: usize = seen.blocks.iter().map(|block| block.samples()).sum();
-            format!("{samples} series")
+            format!("watched: {samples} series")
         }
-        Ending::Absent => "nothing to look at here".to_owned(),
+        Ending::Absent(why) => format!("not watched: {why}"),
         Ending::Failed(words) => words.clone(),
         Ending::Late => "did not answer in time".to_owned(),
     }

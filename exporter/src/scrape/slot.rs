@@ -17,8 +17,8 @@ const MAX_WORDS: usize = 300;
 pub enum Ending {
     /// With metrics.
     Seen(Seen),
-    /// There is nothing to look at.
-    Absent,
+    /// There is nothing to look at, in words.
+    Absent(&'static str),
     /// With an error or a panic, in words.
     Failed(String),
     /// Not before the scrape had to answer.
@@ -28,7 +28,7 @@ pub enum Ending {
 impl Ending {
     /// Whether it ended as it should.
     pub fn is_success(&self) -> bool {
-        matches!(self, Self::Seen(_) | Self::Absent)
+        matches!(self, Self::Seen(_) | Self::Absent(_))
     }
 }
 
@@ -104,7 +104,7 @@ async fn look_once(collector: Arc<dyn Collector>, budget: Budget) -> Arc<Sightin
     let look = AssertUnwindSafe(async { collector.look(budget.deadline).await }).catch_unwind();
     let ending = match timeout_at(budget.cut, look).await {
         Ok(Ok(Ok(Look::Seen(seen)))) => Ending::Seen(seen),
-        Ok(Ok(Ok(Look::Absent))) => Ending::Absent,
+        Ok(Ok(Ok(Look::Absent(why)))) => Ending::Absent(why),
         Ok(Ok(Err(error))) => Ending::Failed(bounded(&error.to_string())),
         Ok(Err(panic)) => Ending::Failed(bounded(&format!("panicked: {}", panic_words(panic.as_ref())))),
         Err(_) => Ending::Late,

@@ -76,7 +76,7 @@ impl Collector for Fake {
             match does {
                 Does::See(family) => Ok(Look::fresh(vec![family])),
                 Does::Show(family, piece) => Ok(Look::fresh(vec![family]).with(piece)),
-                Does::FindNothing => Ok(Look::Absent),
+                Does::FindNothing => Ok(Look::Absent("there is none")),
                 Does::Fail(why) => Err(CollectError::new(why)),
                 Does::Hang => pending().await,
                 Does::Panic => panic!("on purpose"),

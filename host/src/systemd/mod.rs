@@ -195,6 +195,14 @@ impl Systemd {
         rows("ListUnitsByNames", &message)
     }
 
+    /// The file that a unit is defined in; empty where there is none, as for a transient unit.
+    ///
+    /// # Errors
+    /// When systemd does not answer, or the unit is gone.
+    pub async fn file_of(&self, unit: &Unit) -> Result<String, Error> {
+        self.bus.get(&unit.path, UNIT, "FragmentPath").await
+    }
+
     /// What it says of the whole host: `initializing`, `starting`, `running`, `degraded`, `maintenance`, `stopping`.
     ///
     /// # Errors

@@ -1,29 +1,27 @@
 //! What a drill says: a line for each thing that was seen, with its time, and on a terminal what it is waiting for.
 
 use std::{
-    io::{self, IsTerminal, Write},
-    time::{Duration, Instant},
+    io::{self, Write},
+    time::Instant,
 };
 
-use evenkeel_host::config::PromDuration;
+use evenkeel_host::{
+    config::PromDuration,
+    progress::{Progress, since},
+};
 use jiff::Timestamp;
 
 use super::{Drill, Order, Stage, Stop, UNIT, plan::Plan};
 use crate::text::printable;
 
-/// Begins the line anew and empties it (ECMA-48: CR, EL).
-const CLEAR: &str = "\r\u{1b}[K";
-
 pub(super) struct Says<'a, W> {
     out: &'a mut W,
-    /// Whether somebody watches, to whom waiting can be shown.
-    watched: bool,
-    shows_waiting: bool,
+    progress: Progress,
 }
 
 impl<'a, W: Write> Says<'a, W> {
     pub(super) fn new(out: &'a mut W) -> Self {
-        Self { out, watched: io::stdout().is_terminal() && io::stderr().is_terminal(), shows_waiting: false }
+        Self { out, progress: Progress::new() }
     }
 
     /// What is going to happen.
@@ -44,7 +42,7 @@ impl<'a, W: Write> Says<'a, W> {
 
     /// Something was seen.
     pub(super) fn seen(&mut self, began: Instant, stage: Stage, words: &str) -> io::Result<()> {
-        self.clear();
+        self.progress.clear();
         let time = Timestamp::now().strftime("%H:%M:%S");
         writeln!(
             self.out,
@@ -58,23 +56,12 @@ impl<'a, W: Write> Says<'a, W> {
 
     /// Nothing was seen yet. Only for those who watch.
     pub(super) fn waiting(&mut self, began: Instant, stage: Stage, words: &str) {
-        if !self.watched {
-            return;
-        }
-        self.shows_waiting = true;
-        let line = format!(
-            "{CLEAR}{}  …          {:<9}  {}",
-            since(began.elapsed()),
-            stage.as_str(),
-            printable(words)
-        );
-        // Who no longer looks misses nothing.
-        let _ = io::stderr().write_all(line.as_bytes());
+        self.progress.show(&format!("{}  …          {:<9}  {words}", since(began.elapsed()), stage.as_str()));
     }
 
     /// What was put back.
     pub(super) fn cleaned(&mut self, cleaned: &Result<(), Vec<String>>, touched: bool) -> io::Result<()> {
-        self.clear();
+        self.progress.clear();
         match cleaned {
             Ok(()) if touched => {
                 writeln!(self.out, "put back: {UNIT} is stopped and well, nothing is raised any more")
@@ -99,15 +86,4 @@ impl<'a, W: Write> Says<'a, W> {
         writeln!(self.out, "{how} {place}: {}", printable(&stop.why))?;
         writeln!(self.out, "look at: {}", printable(&stop.look_at))
     }
-
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.shows_waiting) {
-            let _ = io::stderr().write_all(CLEAR.as_bytes());
-        }
-    }
-}
-
-/// Seconds below each other.
-fn since(elapsed: Duration) -> String {
-    format!("{:>7.1} s", elapsed.as_secs_f64())
 }

@@ -1,17 +1,22 @@
-//! `generate`: what stands around the daemon, written from its own configuration, so that neither says more than the
-//! other. Each file here writes one text; none looks at the host.
+//! `generate`: what stands around the daemon. Most of it is written from its own configuration, so that neither says more
+//! than the other; a first configuration is written from what is found on the host. Each file here writes one text, and none
+//! looks at the host itself.
 
 mod alertmanager;
+mod config;
 mod haproxy;
 mod polkit;
-mod schema;
 
-use std::{collections::BTreeSet, io::Write};
+use std::{collections::BTreeSet, io::Write, path::PathBuf};
 
-use clap::ValueEnum;
+use clap::Subcommand;
+use clap_complete::Shell;
+use evenkeel_host::{cli, survey};
 
-pub use self::schema::schema;
-use crate::{actions::Permission, config::Config, pattern::Pattern, policy::Mode, rules::Rule};
+pub use self::config::{Places, configuration};
+use crate::{
+    actions::Permission, cli::command, config::Config, observe::Host, pattern::Pattern, policy::Mode, rules::Rule,
+};
 
 /// The user that the packaged unit runs the remediator as, and its group.
 const USER: &str = "evenkeel-remediator";
@@ -19,28 +24,72 @@ const USER: &str = "evenkeel-remediator";
 const EXPORTER: &str = "evenkeel-exporter";
 
 /// What can be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum What {
+    #[command(flatten)]
+    Alone(Alone),
+    #[command(flatten)]
+    Around(Around),
+}
+
+/// What is written without a configuration.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Alone {
+    /// A commented configuration for this host in plan mode, written from the units, containers and filesystems found on it.
+    Config(Places),
+    /// The JSON Schema of the configuration file, for editors.
+    Schema,
+    /// The manual page of this program, for `man -l -`.
+    Man {
+        /// Write it and those of the commands into this folder instead, each into a file of its own.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// What a shell needs to complete flags and commands.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// What is written from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Around {
     /// A polkit rule: the units and verbs that the rules need of systemd, and nothing else.
     Polkit,
     /// An HAProxy configuration that stands before Docker's socket and lets exactly the needed calls through.
     Haproxy,
     /// Alertmanager's routes, receiver and inhibition for the rules.
     Alertmanager,
-    /// The JSON Schema of the configuration file, for editors.
-    Schema,
 }
 
-/// Writes it.
+/// Writes what takes no configuration.
+///
+/// # Errors
+/// When `out` is closed, or the folder of manual pages cannot be written.
+pub async fn write_alone(what: &Alone, out: &mut impl Write) -> anyhow::Result<()> {
+    let text = match what {
+        Alone::Config(places) => {
+            let host = Host::local();
+            configuration(&survey::look(&host.systemd, &host.docker).await, places)
+        }
+        Alone::Schema => crate::config::schema(),
+        Alone::Man { dir: Some(dir) } => return cli::write_manuals(command(), dir),
+        Alone::Man { dir: None } => cli::manual(command()),
+        Alone::Completions { shell } => cli::completions(command(), *shell),
+    };
+    Ok(out.write_all(text.as_bytes())?)
+}
+
+/// Writes what is written from the configuration.
 ///
 /// # Errors
 /// When `out` is closed, or the configuration has nothing that Alertmanager could send to.
-pub fn write(what: What, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn write(what: Around, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let text = match what {
-        What::Polkit => polkit::rule(config),
-        What::Haproxy => haproxy::configuration(config),
-        What::Alertmanager => alertmanager::configuration(config)?,
-        What::Schema => schema(),
+        Around::Polkit => polkit::rule(config),
+        Around::Haproxy => haproxy::configuration(config),
+        Around::Alertmanager => alertmanager::configuration(config)?,
     };
     Ok(out.write_all(text.as_bytes())?)
 }

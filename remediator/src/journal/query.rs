@@ -74,6 +74,14 @@ impl Reader {
         Ok(records(&self.db, clause, params![rule, target, most])?)
     }
 
+    /// The remediation of this number; none where it has only repeated the one before it, and was folded into that.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn one(&self, id: i64) -> Result<Option<Record>, Error> {
+        Ok(records(&self.db, "WHERE id = ?1", params![id])?.pop())
+    }
+
     /// Every remediation that has no outcome yet, oldest first.
     ///
     /// # Errors

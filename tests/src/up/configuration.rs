@@ -1,38 +1,53 @@
-//! The default configuration of `make up`: written once from the examples in `packaging/`, then left
-//! to whoever edits it. Only the remediator's port is set at every start, because another program may
-//! have taken the one before.
+//! The configuration of `make up`: written once by the two programs themselves from what they find on the host, then left to
+//! whoever edits it. Only the remediator's port is set at every start, because another program may have taken the one
+//! before.
 
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::{alerting::replaced, stack::Configuration, tools};
+use crate::{
+    binaries::{Surroundings, built},
+    stack::Configuration,
+    tools,
+};
 
-/// How the example says where the remediator listens; its port follows.
+/// How the remediator's file says where it listens; its port follows.
 const LISTEN: &str = "listen: [\"127.0.0.1:";
+/// Looking at a whole host takes its slowest source's time.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes what is missing in `dir` and sets the remediator's port. `redis` is the URL of a Redis that
 /// is not where the exporter would look for it by itself.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or written, or no longer says where the remediator listens.
-pub fn provide(dir: &Path, remediator_port: u16, redis: Option<&str>) -> Result<Configuration> {
+/// When a program cannot write its configuration, a file cannot be read or written, or no longer says where the remediator
+/// listens.
+pub async fn provide(
+    dir: &Path,
+    remediator_port: u16,
+    redis: Option<&str>,
+    around: &Surroundings,
+) -> Result<Configuration> {
     let configuration = Configuration {
         exporter: dir.join("exporter.yml"),
         remediator: dir.join("remediator.yml"),
         token: dir.join("webhook.token"),
     };
     if !configuration.exporter.exists() {
-        fs::write(&configuration.exporter, exporter(&example("exporter.yml")?, redis))?;
+        let found = generated("evenkeel-exporter", &[], around).await?;
+        fs::write(&configuration.exporter, with_redis(found, redis))?;
     }
     if !configuration.remediator.exists() {
-        fs::write(&configuration.remediator, remediator(&example("remediator.yml")?)?)?;
+        let beside = ["--token-file=webhook.token", "--state-dir=state"];
+        fs::write(&configuration.remediator, generated("evenkeel-remediator", &beside, around).await?)?;
     }
     if !configuration.token.exists() {
         write_token(&configuration.token)?;
@@ -50,30 +65,20 @@ pub fn provide(dir: &Path, remediator_port: u16, redis: Option<&str>) -> Result<
     Ok(configuration)
 }
 
-fn example(name: &str) -> Result<String> {
-    let path = tools::repository().join("packaging").join(name);
-    fs::read_to_string(&path).with_context(|| path.display().to_string())
+/// What a program writes for the host around it.
+async fn generated(program: &str, flags: &[&str], around: &Surroundings) -> Result<String> {
+    let mut command = tools::command(built(program)?);
+    command.args(["generate", "config"]).args(flags);
+    around.apply(&mut command);
+    tools::run(command, LIMIT).await
 }
 
-/// Every line as a comment: the example's names are nobody's, and the defaults look at what is there.
-fn exporter(example: &str, redis: Option<&str>) -> String {
-    let mut text = String::new();
-    for line in example.lines() {
-        let is_said = !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        text.push_str(if is_said { "# " } else { "" });
-        text.push_str(line);
-        text.push('\n');
-    }
+/// The exporter's configuration with a Redis that it could not find.
+fn with_redis(mut text: String, redis: Option<&str>) -> String {
     if let Some(url) = redis {
-        text.push_str(&format!("redis:\n  - {{name: lab, url: \"{url}\"}}\n"));
+        text.push_str(&format!("\nredis:\n  - {{name: lab, url: \"{url}\"}}\n"));
     }
     text
-}
-
-fn remediator(example: &str) -> Result<String> {
-    let text = replaced(example, "[/etc/evenkeel/webhook.token]", "[webhook.token]")?;
-    let before = "# Ceilings for every rule below.\n";
-    replaced(&text, before, &format!("# Beside this file, for make up.\nstate: {{dir: state}}\n\n{before}"))
 }
 
 /// The same text with this port.
@@ -99,40 +104,39 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_missing_is_made_and_what_is_there_is_kept() {
+    /// What the programs write is seen in the lab (`first_config`); here the files are there.
+    async fn provided(dir: &Path, port: u16, remediator: &str) -> Result<Configuration> {
+        fs::write(dir.join("exporter.yml"), "# mine\n")?;
+        fs::write(dir.join("remediator.yml"), remediator)?;
+        provide(dir, port, Some("redis://127.0.0.1:7/0"), &Surroundings::default()).await
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_kept_but_for_the_port() {
         let dir = tempfile::tempdir().unwrap();
-        let made = provide(dir.path(), 1234, None).unwrap();
-        let exporter = fs::read_to_string(&made.exporter).unwrap();
-        assert!(exporter.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')));
+        let mine = "server:\n  listen: [\"127.0.0.1:1\"]\n# mine\n";
+        let made = provided(dir.path(), 1234, mine).await.unwrap();
+        assert_eq!(fs::read_to_string(&made.exporter).unwrap(), "# mine\n");
         let remediator = fs::read_to_string(&made.remediator).unwrap();
-        assert!(remediator.contains("listen: [\"127.0.0.1:1234\"]"), "{remediator}");
-        assert!(remediator.contains("state: {dir: state}") && remediator.contains("mode: plan"));
+        assert_eq!(remediator, "server:\n  listen: [\"127.0.0.1:1234\"]\n# mine\n");
         assert_eq!(fs::metadata(&made.token).unwrap().permissions().mode() & 0o777, 0o600);
         let token = fs::read_to_string(&made.token).unwrap();
         assert_eq!(token.trim().len(), 64);
-
-        fs::write(&made.remediator, format!("{remediator}# mine\n")).unwrap();
-        let again = provide(dir.path(), 4321, None).unwrap();
-        let remediator = fs::read_to_string(&again.remediator).unwrap();
-        assert!(remediator.contains("listen: [\"127.0.0.1:4321\"]") && remediator.ends_with("# mine\n"));
-        assert_eq!(fs::read_to_string(&again.token).unwrap(), token);
+        provided(dir.path(), 4321, &remediator).await.unwrap();
+        assert_eq!(fs::read_to_string(&made.token).unwrap(), token);
     }
 
-    #[test]
-    fn a_remediator_that_listens_elsewhere_is_an_error_with_a_cure() {
+    #[tokio::test]
+    async fn a_remediator_that_listens_elsewhere_is_an_error_with_a_cure() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("remediator.yml"), "server: {listen: [\"[::1]:1\"]}\n").unwrap();
-        let error = format!("{:#}", provide(dir.path(), 1, None).unwrap_err());
+        let error = provided(dir.path(), 1, "server: {listen: [\"[::1]:1\"]}\n").await.unwrap_err();
+        let error = format!("{error:#}");
         assert!(error.contains("remediator.yml") && error.contains("remove the file"), "{error}");
     }
 
     #[test]
     fn a_redis_elsewhere_is_written_down() {
-        let text = exporter("# say\nredis:\n  - name: local\n", Some("redis://127.0.0.1:7/0"));
-        assert_eq!(
-            text,
-            "# say\n# redis:\n#   - name: local\nredis:\n  - {name: lab, url: \"redis://127.0.0.1:7/0\"}\n"
-        );
+        let text = with_redis("# found\n".to_owned(), Some("redis://127.0.0.1:7/0"));
+        assert_eq!(text, "# found\n\nredis:\n  - {name: lab, url: \"redis://127.0.0.1:7/0\"}\n");
     }
 }

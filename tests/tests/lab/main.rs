@@ -21,6 +21,7 @@ mod expectations;
 mod exported_containers;
 mod exported_units;
 mod facts;
+mod first_config;
 mod full_disk;
 mod generated;
 mod golden;
@@ -96,6 +97,7 @@ fn main() {
         unit_groups::trials(),
         sockets::trials(),
         facts::trials(),
+        first_config::trials(),
         golden::trials(),
         hostile_mounts::trials(),
         metrics::trials(),

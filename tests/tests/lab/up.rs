@@ -208,6 +208,10 @@ async fn watches_this_host_and_says_what_is_absent() -> Result<()> {
     send(up.program.id(), Signal::TERM)?;
     up.wait_until_gone(&world, None).await?;
 
+    // It was written from what is there.
+    let written = fs::read_to_string(kept.join("remediator.yml"))?;
+    ensure!(written.contains("written by `evenkeel-remediator generate config`"), "{written}");
+    ensure!(written.contains(" units, ") && written.contains("mode: plan"), "{written}");
     // What was written once is kept, and the token is nobody else's to read.
     let token = fs::metadata(kept.join("webhook.token"))?;
     ensure!(token.permissions().mode() & 0o777 == 0o600, "{:o}", token.permissions().mode());

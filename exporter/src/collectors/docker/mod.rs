@@ -26,6 +26,7 @@ use evenkeel_host::{
     metrics::{Block, Family},
 };
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,8 +46,8 @@ pub const NAME: &str = "docker";
 /// A container that the engine holds locked must not use up the whole deadline.
 const INSPECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The `docker` section of the configuration.
-#[derive(Debug, Default, Deserialize)]
+/// What is asked of Docker.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Container labels that become labels of `docker_container_labels`; none by default, because labels may hold
@@ -198,7 +199,7 @@ impl Collector for DockerCollector {
     fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>> {
         Box::pin(async move {
             if is_absent(&self.docker, &self.was_seen) {
-                return Ok(Look::Absent);
+                return Ok(Look::Absent("there is no Docker socket"));
             }
             self.see(deadline).await.map_err(CollectError::new)
         })

@@ -9,6 +9,7 @@ use evenkeel_host::{
     filesystem::Mount,
 };
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 /// node_exporter's defaults.
@@ -20,19 +21,22 @@ const MOUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Never asked, whatever is configured: asking for its size would mount what it stands for.
 const AUTOMOUNT: &str = "autofs";
 
-/// The `filesystem` section of the configuration. The expressions match anywhere in the text, as in node_exporter.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Which filesystems are looked at. The expressions match anywhere in the text, as in node_exporter.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Mount points that are not looked at.
+    #[schemars(extend("default" = MOUNT_POINTS_EXCLUDE))]
     pub mount_points_exclude: Option<Expression>,
     /// Instead: the only mount points that are looked at.
     pub mount_points_include: Option<Located<Expression>>,
     /// Types of filesystems that are not looked at.
+    #[schemars(extend("default" = FS_TYPES_EXCLUDE))]
     pub fs_types_exclude: Option<Expression>,
     /// Instead: the only types that are looked at.
     pub fs_types_include: Option<Located<Expression>>,
     /// How long to wait for mounts that do not answer.
+    #[schemars(extend("default" = "5s"))]
     pub mount_timeout: Option<Patience>,
 }
 
@@ -147,7 +151,8 @@ impl Filter {
 }
 
 /// A regular expression.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(with = "String")]
 pub struct Expression(Regex);
 
 impl Expression {
@@ -194,7 +199,8 @@ impl<'de> Deserialize<'de> for Expression {
 }
 
 /// A time to wait: without any, every mount would count as dead.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, JsonSchema)]
+#[schemars(with = "PromDuration")]
 pub struct Patience(Duration);
 
 impl FromStr for Patience {

@@ -17,6 +17,7 @@ use evenkeel_host::{
     redis::{DEFAULT_BUDGET, Failure, Probe, Target, is_listening_default, probe},
 };
 use futures_util::{StreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -36,13 +37,15 @@ const RESERVE: Duration = Duration::from_millis(100);
 /// Room for any word that names an instance.
 const MAX_NAME_BYTES: usize = 64;
 
-/// One entry of the `redis` section of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+/// A Redis that is probed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The `redis` label.
+    /// The `redis` label of its metrics.
+    #[schemars(extend("minLength" = 1, "maxLength" = 64))]
     pub name: Located<String>,
     /// Where it is: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path`.
+    #[schemars(extend("examples" = ["redis://127.0.0.1:6379/0", "unix:///run/redis/redis-server.sock"]))]
     pub url: Located<String>,
     /// An ACL user.
     pub username: Option<String>,
@@ -179,7 +182,7 @@ impl Collector for RedisCollector {
     fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>> {
         Box::pin(async move {
             if self.is_absent().await {
-                return Ok(Look::Absent);
+                return Ok(Look::Absent("nothing listens on 127.0.0.1:6379, and `redis` of the configuration names none"));
             }
             let probes: Vec<_> = self.instances.iter().map(|instance| instance.probe(deadline)).collect();
             let seen: Vec<(&str, Probe)> = stream::iter(probes).buffer_unordered(IN_FLIGHT).collect().await;

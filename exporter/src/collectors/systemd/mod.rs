@@ -36,6 +36,7 @@ use clap::Args;
 use evenkeel_host::{config::PromDuration, metrics::Family, systemd::Systemd};
 use futures_util::future::BoxFuture;
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -55,8 +56,8 @@ const SLOW: u32 = 5;
 /// A check is never made more often, whatever is configured.
 const SHORTEST_CHECK: Duration = Duration::from_secs(1);
 
-/// The `systemd` section of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+/// Which units are looked at closely.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Units to look at closely: names or globs. Without any: units whose file lies under `/etc/systemd/system`, and what
@@ -152,14 +153,16 @@ impl SystemdCollector {
 
     async fn look(&self) -> Result<Look, CollectError> {
         if !self.counts() && !self.source.socket_exists() {
-            return Ok(Look::Absent);
+            return Ok(Look::Absent("there is no system bus"));
         }
         match self.keeper.look().await {
             Ok((blocks, units)) => {
                 self.was_seen.store(true, Ordering::Relaxed);
                 Ok(Look::of(blocks).with(Piece::Units(units)))
             }
-            Err(error) if error.is_no_systemd() && !self.counts() => Ok(Look::Absent),
+            Err(error) if error.is_no_systemd() && !self.counts() => {
+                Ok(Look::Absent("there is a system bus, and no systemd on it"))
+            }
             Err(error) => Err(CollectError::new(error)),
         }
     }

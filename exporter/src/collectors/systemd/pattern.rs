@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use evenkeel_host::systemd::is_unit_name;
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 /// systemd's own limit for names.
@@ -13,7 +14,8 @@ const MAX_PATTERN_BYTES: usize = 255;
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// A unit name in which `*`, `?` and `[…]` stand for what they stand for in a shell.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(with = "String", extend("minLength" = 1, "maxLength" = MAX_PATTERN_BYTES))]
 pub struct UnitPattern {
     text: String,
     regex: Regex,

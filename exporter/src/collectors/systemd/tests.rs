@@ -45,7 +45,7 @@ impl Bench {
     async fn blocks(&self) -> Vec<Arc<Block>> {
         match Collector::look(&self.collector, Instant::now() + PATIENCE).await.unwrap() {
             Look::Seen(seen) => seen.blocks,
-            Look::Absent => panic!("absent"),
+            Look::Absent(why) => panic!("absent: {why}"),
         }
     }
 
@@ -124,7 +124,7 @@ async fn no_bus_is_absent_unless_someone_counts_on_it() {
     let source = || Systemd::at(&format!("unix:path={}/nothing", folder.path().display()));
     let unexpected =
         SystemdCollector::over(source(), folder.path(), false, &Config::default(), &UnitFilter::default());
-    assert!(matches!(unexpected.look().await, Ok(Look::Absent)));
+    assert!(matches!(unexpected.look().await, Ok(Look::Absent(_))));
     assert!(unexpected.down().is_empty());
     let expected =
         SystemdCollector::over(source(), folder.path(), true, &Config::default(), &UnitFilter::default());
@@ -137,7 +137,7 @@ async fn no_bus_is_absent_unless_someone_counts_on_it() {
 async fn a_bus_without_systemd_is_absent() {
     let bench = bench(&[], vec![]);
     bench.fake.state().mood = Mood::Refusing("org.freedesktop.DBus.Error.ServiceUnknown");
-    assert!(matches!(bench.collector.look().await, Ok(Look::Absent)));
+    assert!(matches!(bench.collector.look().await, Ok(Look::Absent(_))));
 }
 
 #[tokio::test]

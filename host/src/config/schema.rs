@@ -1,15 +1,13 @@
-//! The JSON Schema of the configuration, for editors.
+//! The JSON Schema of a configuration file, for editors and for the documentation.
 
-use schemars::{Schema, generate::SchemaSettings, transform::transform_subschemas};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::transform_subschemas};
 use serde_json::Value;
 
-use crate::config;
-
-/// The schema as a file: draft 07, which every editor knows, and all in one piece.
-pub fn schema() -> String {
+/// The schema of `T` as a file: draft 07, which every editor knows, and all in one piece.
+pub fn schema<T: JsonSchema>() -> String {
     let mut settings = SchemaSettings::draft07().with_transform(tidy);
     settings.inline_subschemas = true;
-    let schema = config::schema(settings.into_generator());
+    let schema = settings.into_generator().into_root_schema_for::<T>();
     format!("{:#}\n", schema.to_value())
 }
 
