@@ -407,6 +407,44 @@ fn a_password_is_in_no_label_and_no_log() {
     }
 }
 
+#[test]
+fn the_shipped_schema_is_what_is_generated() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/exporter.schema.json");
+    let output = run(&["generate", "schema"]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let shipped = std::fs::read_to_string(shipped).expect("it is shipped");
+    assert!(output.stdout == shipped.as_bytes(), "packaging/exporter.schema.json is out of date: run make docs");
+}
+
+#[test]
+fn the_manual_and_completions_come_from_the_program_itself() {
+    let page = run(&["generate", "man"]).stdout;
+    let page = String::from_utf8_lossy(&page);
+    assert!(page.contains(".TH evenkeel-exporter 1") && page.contains("Exit codes:"), "{page}");
+    let bash = run(&["generate", "completions", "bash"]).stdout;
+    assert!(String::from_utf8_lossy(&bash).contains("--web.listen-address"));
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let dir = folder.path().join("man1");
+    let output = run(&["generate", "man", "--dir", &dir.to_string_lossy()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(dir.join("evenkeel-exporter-check.1").is_file() && dir.join("evenkeel-exporter.1").is_file());
+    assert_eq!(run(&["generate", "completions", "tcsh"]).status.code(), Some(64));
+}
+
+/// Also where a file that it would read otherwise is bad.
+#[test]
+fn a_first_configuration_takes_none() {
+    let output = run(&["generate", "config", "--config.file=/no/such.yml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with("# Configuration of evenkeel-exporter, written by"), "{text}");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("exporter.yml");
+    std::fs::write(&file, text).expect("written");
+    let output = run(&["--config.check", &format!("--config.file={}", file.display())]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 /// Nobody has to ask for metrics to hear it.
 #[test]
 fn what_is_watched_and_what_is_not_is_said_once_at_the_start() {

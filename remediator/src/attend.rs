@@ -56,7 +56,7 @@ pub async fn attend(
     loop {
         let reader = history::open(config)?.with_context(|| history::no_state(config))?;
         let record = match (number.map(|number| reader.one(number)).transpose()?.flatten(), &rule) {
-            (None, Some(rule)) => reader.recent(Some(rule), None, 1)?.pop(),
+            (None, Some(rule)) => reader.recent(Some(rule.as_str()), None, 1)?.pop(),
             (record, _) => record,
         };
         let record = record.context("it is not on record: evenkeel-remediator history shows what is")?;

@@ -35,6 +35,27 @@ fn what_only_plans_is_granted_nothing() {
     assert!(!haproxy.contains("method "), "{haproxy}");
 }
 
+/// Whoever asks for these has no configuration yet.
+#[test]
+fn what_takes_no_configuration_asks_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = |arguments: &[&str]| remediator(folder.path(), &[&["generate"], arguments].concat());
+    let page = ran(&["man"]).stdout;
+    assert!(page.contains(".TH evenkeel-remediator 1") && page.contains("Exit codes:"), "{page}");
+    assert!(!page.contains("helper"), "{page}");
+    assert_eq!(ran(&["man", "--dir", "man1"]).code, 0);
+    assert!(folder.path().join("man1/evenkeel-remediator-drill.1").is_file());
+    assert!(ran(&["completions", "zsh"]).stdout.contains("check-config"));
+
+    let config = ran(&["config", "--token-file=webhook.token", "--state-dir=state", "--listen=127.0.0.1:0"]);
+    assert_eq!((config.code, config.stderr.as_str()), (0, ""));
+    fs::write(folder.path().join("r.yml"), config.stdout).unwrap();
+    fs::write(folder.path().join("webhook.token"), "a token that only this test knows\n").unwrap();
+    let checked = remediator(folder.path(), &["--config.file", "r.yml", "check-config"]);
+    assert_eq!(checked.code, 0, "{checked:?}");
+    assert!(checked.stdout.contains("mode plan, deletion none"), "{checked:?}");
+}
+
 #[test]
 fn what_cannot_be_written_is_said() {
     let ran = generate("alertmanager", "planned.yml");

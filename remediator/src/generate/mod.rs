@@ -26,8 +26,10 @@ const EXPORTER: &str = "evenkeel-exporter";
 /// What can be written.
 #[derive(Debug, Clone, Subcommand)]
 pub enum What {
+    /// Without a configuration.
     #[command(flatten)]
     Alone(Alone),
+    /// From the configuration.
     #[command(flatten)]
     Around(Around),
 }
