@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_switches_of_the_configuration() {
-        let config = crate::config::Config::parse("e.yml", "collectors: {docker: false, redis: true}\n").expect("good");
+        let config = crate::config::Config::parse("e.yml", "collectors: {docker: false, redis: true}\n")
+            .expect("good");
         for (line, enabled) in [
             ("", &["systemd", "redis"][..]),
             ("--collector.docker", &COLLECTORS),

@@ -413,7 +413,10 @@ fn the_shipped_schema_is_what_is_generated() {
     let output = run(&["generate", "schema"]);
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
     let shipped = std::fs::read_to_string(shipped).expect("it is shipped");
-    assert!(output.stdout == shipped.as_bytes(), "packaging/exporter.schema.json is out of date: run make docs");
+    assert!(
+        output.stdout == shipped.as_bytes(),
+        "packaging/exporter.schema.json is out of date: run make docs"
+    );
 }
 
 #[test]
@@ -455,7 +458,8 @@ fn what_is_watched_and_what_is_not_is_said_once_at_the_start() {
     let running = Running::start(&[&config, "--collector.filesystem", "--collector.resolve"]);
     let said = |log: &str| log.matches("\"collector\":\"").count();
     let page = running.wait_for("/", |page| {
-        page.contains("watched: ") && page.contains("not watched: `resolve` of the configuration names nothing")
+        page.contains("watched: ")
+            && page.contains("not watched: `resolve` of the configuration names nothing")
     });
     assert!(page.contains("<td>filesystem</td><td>watched: "), "{page}");
     running.get("/metrics");

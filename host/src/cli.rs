@@ -64,7 +64,8 @@ mod tests {
     use super::*;
 
     fn program() -> Command {
-        let flag = Arg::new("loud").long("loud").help("Says it twice").action(ArgAction::SetTrue).global(true);
+        let flag =
+            Arg::new("loud").long("loud").help("Says it twice").action(ArgAction::SetTrue).global(true);
         Command::new("keel")
             .version("1")
             .about("Keeps even")
@@ -99,7 +100,10 @@ mod tests {
     fn shells_are_told_the_flags() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions(program(), shell);
-            assert!(text.contains("keel") && text.contains("loud") && text.contains("check"), "{shell}: {text}");
+            assert!(
+                text.contains("keel") && text.contains("loud") && text.contains("check"),
+                "{shell}: {text}"
+            );
         }
     }
 }

@@ -173,7 +173,9 @@ async fn services(systemd: &Systemd) -> Source<Services> {
     asked.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     let mut services = Services { version, units: count, ..Services::default() };
     for (unit, file) in asked {
-        let is_own = Path::new(&file).parent().is_some_and(|folder| OWN_FOLDERS.iter().any(|own| folder == Path::new(own)));
+        let is_own = Path::new(&file)
+            .parent()
+            .is_some_and(|folder| OWN_FOLDERS.iter().any(|own| folder == Path::new(own)));
         let service = Service { name: unit.name, state: unit.active_state };
         if is_own {
             services.own.push(service);
@@ -258,7 +260,9 @@ pub fn quoted(text: &str) -> String {
         match character {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
-            character if character.is_control() || crate::text::is_unseen(character) || !is_plain(character) => {
+            character
+                if character.is_control() || crate::text::is_unseen(character) || !is_plain(character) =>
+            {
                 quoted.push_str(&format!("\\U{:08X}", u32::from(character)));
             }
             character => quoted.push(character),
@@ -290,7 +294,8 @@ mod tests {
             "28 22 0:5 / /dev rw - devtmpfs udev rw\n",
             "29 22 0:40 / /mnt/nfs rw - nfs4 server:/x rw\n",
         ));
-        let found: Vec<_> = on_disks(&mounts).iter().map(|mount| mount.mount_point.display().to_string()).collect();
+        let found: Vec<_> =
+            on_disks(&mounts).iter().map(|mount| mount.mount_point.display().to_string()).collect();
         assert_eq!(found, ["/", "/tank", "/var/lib/docker"]);
     }
 
@@ -310,7 +315,8 @@ mod tests {
         ] {
             let text = format!("name: {}\n", quoted(name));
             assert_eq!(text.lines().count(), 1, "{text}");
-            let read: std::collections::BTreeMap<String, String> = crate::config::parse("t", &text).expect(&text);
+            let read: std::collections::BTreeMap<String, String> =
+                crate::config::parse("t", &text).expect(&text);
             assert_eq!(read["name"], name);
         }
     }

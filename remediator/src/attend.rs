@@ -74,7 +74,8 @@ pub async fn attend(
 /// What it has come to; `None` while the daemon is at it.
 fn verdict(record: &Record) -> Option<Verdict> {
     use Outcome::{
-        Blocked, Failed, Ignored, Ineffective, Limited, NotNeeded, Partial, Planned, Reported, Succeeded, Unknown,
+        Blocked, Failed, Ignored, Ineffective, Limited, NotNeeded, Partial, Planned, Reported, Succeeded,
+        Unknown,
     };
     match (record.outcome, record.phase, record.next_allowed_wall_ms) {
         (Some(Succeeded | NotNeeded | Reported), ..) => Some(Verdict::Well),
@@ -103,7 +104,10 @@ mod tests {
 
     #[test]
     fn its_number_is_read_from_what_the_daemon_says() {
-        assert_eq!(number("disk-high on filesystem / is opened #12: its need, gates and limits decide"), Some(12));
+        assert_eq!(
+            number("disk-high on filesystem / is opened #12: its need, gates and limits decide"),
+            Some(12)
+        );
         assert_eq!(number("disk-high on filesystem / is open already #7"), Some(7));
         for said in ["a on host is opened: its need", "#", "#x", "#99999999999999999999"] {
             assert_eq!(number(said), None, "{said}");

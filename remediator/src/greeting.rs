@@ -5,14 +5,7 @@ use std::sync::Arc;
 
 use evenkeel_host::build;
 
-use crate::{
-    config::Config,
-    observe::Host,
-    policy::Mode,
-    rules::Rule,
-    target::Kind,
-    text::printable,
-};
+use crate::{config::Config, observe::Host, policy::Mode, rules::Rule, target::Kind, text::printable};
 
 /// What it is going to do, and what is risky about that.
 pub(crate) fn greet(config: &Config) {
@@ -82,13 +75,18 @@ enum Line {
 
 fn lines(config: &Config, systemd: &Result<String, String>, docker: &Result<(), String>) -> Vec<Line> {
     let of = |kind: Kind, what: &'static str, trouble: Option<&String>| {
-        let rules: Vec<&str> =
-            config.rules.iter().filter(|rule| rule.selector.kind == kind).map(|rule: &Rule| &*rule.name).collect();
+        let rules: Vec<&str> = config
+            .rules
+            .iter()
+            .filter(|rule| rule.selector.kind == kind)
+            .map(|rule: &Rule| &*rule.name)
+            .collect();
         let rules = rules.join(", ");
         match trouble {
-            _ if rules.is_empty() => {
-                Line::Unwatched { what, why: "no rule is about them, and alerts about them are ignored".to_owned() }
-            }
+            _ if rules.is_empty() => Line::Unwatched {
+                what,
+                why: "no rule is about them, and alerts about them are ignored".to_owned(),
+            },
             Some(why) => Line::Unable { what, rules, why: why.clone() },
             None => Line::Watched { what, rules },
         }
@@ -146,11 +144,8 @@ rules:
         let config = config(RULES);
         let lines = lines(&config, &Ok("252".to_owned()), &Err("permission denied".to_owned()));
         let watched = Line::Watched { what: "units", rules: "a, b".to_owned() };
-        let unable = Line::Unable {
-            what: "containers",
-            rules: "c".to_owned(),
-            why: "permission denied".to_owned(),
-        };
+        let unable =
+            Line::Unable { what: "containers", rules: "c".to_owned(), why: "permission denied".to_owned() };
         assert_eq!(lines[..2], [watched, unable]);
         let unwatched: Vec<&str> = lines[2..]
             .iter()

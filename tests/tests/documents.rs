@@ -12,7 +12,8 @@ use evenkeel_exporter::collectors;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Folders of documents besides the root.
-const FOLDERS: [&str; 7] = ["docs", "alerts", "alerts/runbooks", "grafana", "packaging", "tests", "docs/images"];
+const FOLDERS: [&str; 7] =
+    ["docs", "alerts", "alerts/runbooks", "grafana", "packaging", "tests", "docs/images"];
 
 /// Each command of a fence of `sh` that is no example, the test (or file) that runs it, and what of it stands there.
 const RUN: &[(&str, &str, &str)] = &[
@@ -27,7 +28,11 @@ const RUN: &[(&str, &str, &str)] = &[
     ("evenkeel-remediator generate alertmanager", "generated_routes_are_alertmanagers", "\"alertmanager\""),
     ("evenkeel-remediator selftest", "drill_follows_an_alert_to_its_end", "[\"selftest\"]"),
     ("evenkeel-remediator drill", "drill_follows_an_alert_to_its_end", "[\"drill\""),
-    ("evenkeel-remediator drill --end-to-end", "drill_follows_an_alert_to_its_end", "[\"drill\", \"--end-to-end\""),
+    (
+        "evenkeel-remediator drill --end-to-end",
+        "drill_follows_an_alert_to_its_end",
+        "[\"drill\", \"--end-to-end\"",
+    ),
 ];
 
 /// Every document, with its path below the root.
@@ -38,7 +43,8 @@ fn documents() -> Vec<(PathBuf, String)> {
         for entry in entries {
             let path = entry.expect("the folder can be read").path();
             if path.extension().is_some_and(|extension| extension == "md") {
-                let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let text =
+                    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 found.push((path.strip_prefix(ROOT).unwrap_or(&path).to_owned(), text));
             }
         }
@@ -49,12 +55,13 @@ fn documents() -> Vec<(PathBuf, String)> {
 
 /// Words in backticks that look like a path of this repository.
 fn paths(text: &str) -> Vec<&str> {
-    let tops =
-        ["host/", "exporter/", "remediator/", "alerts/", "grafana/", "packaging/", "tests/", "docs/"];
+    let tops = ["host/", "exporter/", "remediator/", "alerts/", "grafana/", "packaging/", "tests/", "docs/"];
     text.split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| tops.iter().any(|top| word.starts_with(top)) && !word.contains(['*', ' ', '<', '{', '…']))
+        .filter(|word| {
+            tops.iter().any(|top| word.starts_with(top)) && !word.contains(['*', ' ', '<', '{', '…'])
+        })
         .collect()
 }
 
@@ -129,11 +136,17 @@ fn every_command_in_a_fence_is_run_by_a_test_or_is_an_example() {
     for (document, text) in documents() {
         let document = document.display();
         for word in ["bash", "shell", "console"] {
-            assert!(fenced(&text, word).is_empty(), "{document} has a fence of {word}: write sh, or sh example");
+            assert!(
+                fenced(&text, word).is_empty(),
+                "{document} has a fence of {word}: write sh, or sh example"
+            );
         }
         for line in fenced(&text, "sh").into_iter().map(command).filter(|line| !line.is_empty()) {
             let known = RUN.iter().any(|(run, ..)| *run == line);
-            assert!(known, "{document}: no test is known to run `{line}`: name it in RUN, or mark the fence `sh example`");
+            assert!(
+                known,
+                "{document}: no test is known to run `{line}`: name it in RUN, or mark the fence `sh example`"
+            );
             seen += 1;
         }
     }
@@ -154,13 +167,15 @@ fn the_tests_that_run_commands_are_there_and_run_them() {
 /// Also those in tables and sentences.
 #[test]
 fn the_programs_have_the_commands_and_flags_that_documents_name() {
-    let programs = [evenkeel_exporter::cli::command(&collectors::names()), evenkeel_remediator::cli::command()];
+    let programs =
+        [evenkeel_exporter::cli::command(&collectors::names()), evenkeel_remediator::cli::command()];
     let mut seen = 0;
     for (document, text) in documents() {
         let inline = text.split('`').skip(1).step_by(2);
         let lines = inline.chain(["sh", "sh example"].into_iter().flat_map(|word| fenced(&text, word)));
         for line in lines.map(command) {
-            let Some(program) = programs.iter().find(|program| line.starts_with(&format!("{} ", program.get_name())))
+            let Some(program) =
+                programs.iter().find(|program| line.starts_with(&format!("{} ", program.get_name())))
             else {
                 continue;
             };
@@ -216,7 +231,11 @@ fn what_is_wrong_in_a_document_is_seen() {
     ] {
         assert_eq!(exists(&program, line), Ok(()), "{line}");
     }
-    for line in ["evenkeel-remediator histry", "evenkeel-remediator drill --end", "evenkeel-remediator generate polkit\\|x"] {
+    for line in [
+        "evenkeel-remediator histry",
+        "evenkeel-remediator drill --end",
+        "evenkeel-remediator generate polkit\\|x",
+    ] {
         assert!(exists(&program, line).is_err(), "{line}");
     }
     let text = "```sh\na  # why\n```\n```sh example\nb\n```\n```\nc\n```\n";

@@ -141,7 +141,9 @@ impl Collector for DockerDisk {
         Box::pin(async {
             let ledger = lock(&self.ledger);
             if ledger.0.is_empty() || docker::is_absent(&self.docker, &self.was_seen) {
-                return Ok(Look::Absent("there is no Docker socket, or the configuration asks for no disk usage"));
+                return Ok(Look::Absent(
+                    "there is no Docker socket, or the configuration asks for no disk usage",
+                ));
             }
             let now = Instant::now();
             match ledger.0.iter().find_map(|record| record.failure.as_ref()) {

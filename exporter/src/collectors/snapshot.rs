@@ -100,7 +100,9 @@ impl SnapshotCollector {
     }
 
     async fn look(&self) -> Result<Look, CollectError> {
-        let Some(what) = &self.what else { return Ok(Look::Absent("there is no section `snapshot` in the configuration")) };
+        let Some(what) = &self.what else {
+            return Ok(Look::Absent("there is no section `snapshot` in the configuration"));
+        };
         // Held by the thread that reads, so that a disk that hangs holds one thread and not one more at each look.
         let mut kept = Arc::clone(&self.kept).lock_owned().await;
         let is_old = |kept: &Kept| kept.at.elapsed() >= what.config.check_every.get();

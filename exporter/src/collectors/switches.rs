@@ -50,9 +50,8 @@ impl JsonSchema for Switches {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let flag = |name: &'static str| {
-            (name.to_owned(), serde_json::json!({"type": "boolean", "default": true}))
-        };
+        let flag =
+            |name: &'static str| (name.to_owned(), serde_json::json!({"type": "boolean", "default": true}));
         let properties: serde_json::Map<_, _> = names().into_iter().map(flag).collect();
         json_schema!({"type": "object", "properties": properties, "additionalProperties": false})
     }
@@ -71,7 +70,8 @@ mod tests {
 
     #[test]
     fn a_name_that_none_has_is_refused_with_those_there_are() {
-        let error = Config::parse("e.yml", "collectors: {filesytem: false}\n").expect_err("no such collector");
+        let error =
+            Config::parse("e.yml", "collectors: {filesytem: false}\n").expect_err("no such collector");
         let says = "there is no collector `filesytem`: write one of systemd, snapshot, docker, docker_disk, filesystem";
         assert!(error.to_string().contains(says), "{error}");
         assert!(Config::parse("e.yml", "collectors: {docker: off}\n").is_err());

@@ -220,11 +220,9 @@ mod tests {
         let text = configuration(&full());
         let config = Config::parse("exporter.yml", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert!(config.collectors.is_off("filesystem") && !config.collectors.is_off("docker"));
-        let redis: Vec<_> = config.redis.iter().map(|redis| (&*redis.name.value, &*redis.url.value)).collect();
-        assert_eq!(
-            redis,
-            [("local", "redis://127.0.0.1:6379"), ("local-2", "unix:///run/redis/redis.sock")]
-        );
+        let redis: Vec<_> =
+            config.redis.iter().map(|redis| (&*redis.name.value, &*redis.url.value)).collect();
+        assert_eq!(redis, [("local", "redis://127.0.0.1:6379"), ("local-2", "unix:///run/redis/redis.sock")]);
         assert!(text.contains("#     - \"a\\\\x2db.service\"\n"), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
     }

@@ -80,7 +80,8 @@ mod tests {
             let mut question = [0; 64];
             let asked = stream.read(&mut question).await.expect("read");
             assert!(question[..asked].starts_with(b"GET /metrics HTTP/1.0\r\n"));
-            let answer = b"HTTP/1.0 200 OK\r\n\r\n# TYPE x gauge\nnode_filesystem_size_bytes{device=\"a\"} 1\n";
+            let answer =
+                b"HTTP/1.0 200 OK\r\n\r\n# TYPE x gauge\nnode_filesystem_size_bytes{device=\"a\"} 1\n";
             stream.write_all(answer).await.expect("answered");
         });
         assert!(has_series(&ask(&address).await.expect("an answer")));

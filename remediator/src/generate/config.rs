@@ -94,7 +94,8 @@ fn of_filesystems(filesystems: &[Filesystem]) -> String {
     if filesystems.is_empty() {
         return "none on a disk of this host".to_owned();
     }
-    let shown = |one: &Filesystem| format!("{} ({}, {:.0} % full)", one.mount_point, one.fs_type, one.used * 100.0);
+    let shown =
+        |one: &Filesystem| format!("{} ({}, {:.0} % full)", one.mount_point, one.fs_type, one.used * 100.0);
     filesystems.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
@@ -107,7 +108,10 @@ fn placed(settings: &str, places: &Places) -> String {
         } else if line.starts_with("  bearer_token_files: [") {
             text.push_str(&format!("  bearer_token_files: [{}]", path(&places.token_file)));
         } else if let (true, Some(dir)) = (line.starts_with("# Ceilings for every rule"), &places.state_dir) {
-            text.push_str(&format!("# What it keeps: history, limits, reports.\nstate: {{dir: {}}}\n\n{line}", path(dir)));
+            text.push_str(&format!(
+                "# What it keeps: history, limits, reports.\nstate: {{dir: {}}}\n\n{line}",
+                path(dir)
+            ));
         } else {
             text.push_str(line);
         }
@@ -164,7 +168,11 @@ fn filesystems(found: &Survey) -> Fit {
         note: format!("{}, {:.0} % full", one.fs_type, one.used * 100.0),
     };
     let names = nameable(Kind::Filesystem, found.filesystems.iter().map(named));
-    if names.is_empty() { Fit::Nothing("no filesystem on a disk was found".to_owned()) } else { Fit::About(names, Vec::new()) }
+    if names.is_empty() {
+        Fit::Nothing("no filesystem on a disk was found".to_owned())
+    } else {
+        Fit::About(names, Vec::new())
+    }
 }
 
 fn units(systemd: &Source<Services>) -> Fit {
@@ -184,7 +192,10 @@ fn units(systemd: &Source<Services>) -> Fit {
         return if packaged.is_empty() {
             Fit::AsShipped
         } else {
-            Fit::About(vec![Named { name: "*.service".to_owned(), note: "none is this host's own".to_owned() }], packaged)
+            Fit::About(
+                vec![Named { name: "*.service".to_owned(), note: "none is this host's own".to_owned() }],
+                packaged,
+            )
         };
     }
     Fit::About(own, packaged)
@@ -201,7 +212,11 @@ fn containers(docker: &Source<Containers>) -> Fit {
     };
     let named = |one: &Running| Named { name: one.name.clone(), note: note(one) };
     let names = nameable(Kind::Container, containers.running.iter().map(named));
-    if names.is_empty() { Fit::Nothing("no container runs".to_owned()) } else { Fit::About(names, Vec::new()) }
+    if names.is_empty() {
+        Fit::Nothing("no container runs".to_owned())
+    } else {
+        Fit::About(names, Vec::new())
+    }
 }
 
 /// Those that an allow-list can name: whose name is one, and means nothing else.
@@ -221,12 +236,17 @@ fn about(rule: &str, names: &[Named], others: &[Named]) -> String {
             text.push('\n');
             continue;
         };
-        text.push_str(&format!("    target:\n      {selector}\n      allow:    # what was found; everything else is refused\n"));
+        text.push_str(&format!(
+            "    target:\n      {selector}\n      allow:    # what was found; everything else is refused\n"
+        ));
         for named in names.iter().take(MOST) {
             text.push_str(&item("        - ", named));
         }
         if names.len() > MOST {
-            text.push_str(&format!("        # and {} more: a pattern such as \"shop-*\" names many\n", names.len() - MOST));
+            text.push_str(&format!(
+                "        # and {} more: a pattern such as \"shop-*\" names many\n",
+                names.len() - MOST
+            ));
         }
         if !others.is_empty() {
             text.push_str("        # Of packages:\n");

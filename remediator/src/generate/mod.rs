@@ -15,7 +15,8 @@ use evenkeel_host::{cli, survey};
 
 pub use self::config::{Places, configuration};
 use crate::{
-    actions::Permission, cli::command, config::Config, observe::Host, pattern::Pattern, policy::Mode, rules::Rule,
+    actions::Permission, cli::command, config::Config, observe::Host, pattern::Pattern, policy::Mode,
+    rules::Rule,
 };
 
 /// The user that the packaged unit runs the remediator as, and its group.

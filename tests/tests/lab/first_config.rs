@@ -44,7 +44,10 @@ async fn names_what_is_there_and_is_taken() -> Result<()> {
         ensure!(remediator.contains(&item), "it does not name {name}: {remediator}");
     }
     // Of packages, and what holds the host up: not for a rule.
-    ensure!(!remediator.contains("        - \"dbus") && !remediator.contains("        - \"systemd-"), "{remediator}");
+    ensure!(
+        !remediator.contains("        - \"dbus") && !remediator.contains("        - \"systemd-"),
+        "{remediator}"
+    );
     fs::write(dir.join("webhook.token"), "a token that only this test knows\n")?;
     let file = dir.join("remediator.yml");
     fs::write(&file, &remediator)?;
@@ -66,7 +69,11 @@ async fn leaves_filesystems_to_node_exporter() -> Result<()> {
     ensure!(alone.contains("\n# collectors: {filesystem: true}\n"), "{alone}");
 
     let mut command = tools::command(tools::program("node_exporter")?);
-    command.args(["--collector.disable-defaults", "--collector.filesystem", "--web.listen-address=127.0.0.1:9100"]);
+    command.args([
+        "--collector.disable-defaults",
+        "--collector.filesystem",
+        "--web.listen-address=127.0.0.1:9100",
+    ]);
     let mut node_exporter = Process::start("node_exporter", &dir, command)?;
     wait_for("node_exporter", LIMIT, async || {
         node_exporter.check_alive()?;

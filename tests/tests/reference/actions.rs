@@ -23,7 +23,8 @@ const FORMS: &[&str] = &[
 ];
 
 pub(crate) fn page() -> String {
-    let schema: Value = serde_json::from_str(&evenkeel_remediator::config::schema()).expect("a schema is JSON");
+    let schema: Value =
+        serde_json::from_str(&evenkeel_remediator::config::schema()).expect("a schema is JSON");
     let steps = &schema["properties"]["rules"]["items"]["properties"]["steps"]["items"]["oneOf"];
     let described = steps.as_array().into_iter().flatten().find_map(|form| form["properties"].as_object());
     let described = described.expect("the schema describes the actions");
@@ -40,7 +41,8 @@ pub(crate) fn page() -> String {
     }
     for name in NAMES {
         let schema = &described[*name];
-        let description = schema["description"].as_str().unwrap_or_else(|| panic!("{name} says nothing of itself"));
+        let description =
+            schema["description"].as_str().unwrap_or_else(|| panic!("{name} says nothing of itself"));
         body.push_str(&format!("\n### {name}\n\n{description}\n"));
         let keys = keys(schema, "", &[]);
         if !keys.is_empty() {
@@ -58,7 +60,8 @@ fn classes() -> String {
         "it may delete.\n\n| Class | Is | Takes `policy.deletion` |\n|---|---|---|\n",
     ));
     for class in Class::ALL {
-        let least = [Deletion::None, Deletion::Cache, Deletion::Data].into_iter().find(|policy| policy.allows(class));
+        let least =
+            [Deletion::None, Deletion::Cache, Deletion::Data].into_iter().find(|policy| policy.allows(class));
         let least = least.map_or("nothing allows it", Deletion::as_str);
         text.push_str(&format!("| {} | {} | `{least}` |\n", class.as_str(), class.words()));
     }
@@ -74,7 +77,9 @@ fn class(name: &str) -> String {
         let Ok(steps) = parse::<Vec<Step>>("form", &format!("- {form}\n")) else { continue };
         let class = steps[0].0.class().as_str();
         match form.split_once(": ") {
-            Some((_, parameters)) if !classes.is_empty() && !classes.iter().any(|known| known.starts_with(class)) => {
+            Some((_, parameters))
+                if !classes.is_empty() && !classes.iter().any(|known| known.starts_with(class)) =>
+            {
                 classes.push(format!("{class} with `{parameters}`"));
             }
             _ if classes.is_empty() => classes.push(class.to_owned()),

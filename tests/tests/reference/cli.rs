@@ -7,7 +7,9 @@ pub(crate) fn page() -> String {
     let mut body = String::from(
         "Manual pages and completions come from the programs themselves: `generate man` and `generate completions`.\n",
     );
-    for program in [evenkeel_exporter::cli::command(&collectors::names()), evenkeel_remediator::cli::command()] {
+    for program in
+        [evenkeel_exporter::cli::command(&collectors::names()), evenkeel_remediator::cli::command()]
+    {
         let mut program = program.disable_help_subcommand(true);
         program.build();
         help(&mut program, &mut body);

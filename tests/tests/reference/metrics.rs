@@ -6,8 +6,8 @@ use std::{
     fs,
 };
 
-use evenkeel_host::web::Security;
 use evenkeel_host::metrics::{Block, Format};
+use evenkeel_host::web::Security;
 use evenkeel_remediator::{
     api::{Fault, prometheus::Exporter},
     clock::Clock,
@@ -67,7 +67,9 @@ pub(crate) fn page() -> String {
             metrics.into_iter().partition(|(name, _)| name.starts_with(prefix));
         metrics = rest;
         if !names.is_empty() {
-            body.push_str(&format!("\n## {title}\n\n| Metric | Type | Unit | Labels | Meaning |\n|---|---|---|---|---|\n"));
+            body.push_str(&format!(
+                "\n## {title}\n\n| Metric | Type | Unit | Labels | Meaning |\n|---|---|---|---|---|\n"
+            ));
         }
         for (name, metric) in names {
             let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
@@ -94,8 +96,12 @@ fn described(text: &str) -> BTreeMap<String, Metric> {
             suffix.is_some_and(|suffix| ["", "_bucket", "_sum", "_count"].contains(&suffix))
         };
         let samples = samples.samples().filter(|sample| of_it(&sample.name));
-        let labels = samples.flat_map(|sample| sample.labels.keys().cloned()).filter(|label| label != "le").collect();
-        assert!(!description.help.is_empty() && !description.kind.is_empty(), "{name} has no help or no type");
+        let labels =
+            samples.flat_map(|sample| sample.labels.keys().cloned()).filter(|label| label != "le").collect();
+        assert!(
+            !description.help.is_empty() && !description.kind.is_empty(),
+            "{name} has no help or no type"
+        );
         metrics.insert(
             name.to_owned(),
             Metric {
@@ -113,9 +119,10 @@ fn remediator() -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     fs::write(path("webhook.token"), "a token that only this test knows\n").expect("written");
-    let example = EXAMPLE
-        .replace("/etc/evenkeel/webhook.token", "webhook.token")
-        .replace("# Ceilings for every rule below.", "state: {dir: state}\n\n# Ceilings for every rule below.");
+    let example = EXAMPLE.replace("/etc/evenkeel/webhook.token", "webhook.token").replace(
+        "# Ceilings for every rule below.",
+        "state: {dir: state}\n\n# Ceilings for every rule below.",
+    );
     fs::write(path("r.yml"), example).expect("written");
     let config = config::load(&path("r.yml")).expect("the example is good");
     let metrics = Metrics::new(&config.rules);
@@ -168,7 +175,8 @@ fn listed_labels(metrics: &mut BTreeMap<String, Metric>) {
         let name = words.next().unwrap_or_default();
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
         let base = base.filter(|base| metrics.contains_key(*base)).unwrap_or(name);
-        let metric = metrics.get_mut(base).unwrap_or_else(|| panic!("{name} is listed, and nothing describes it"));
+        let metric =
+            metrics.get_mut(base).unwrap_or_else(|| panic!("{name} is listed, and nothing describes it"));
         metric.labels.extend(words.filter(|label| *label != "le").map(str::to_owned));
     }
 }

@@ -182,7 +182,9 @@ impl Collector for RedisCollector {
     fn look(&self, deadline: Instant) -> BoxFuture<'_, Result<Look, CollectError>> {
         Box::pin(async move {
             if self.is_absent().await {
-                return Ok(Look::Absent("nothing listens on 127.0.0.1:6379, and `redis` of the configuration names none"));
+                return Ok(Look::Absent(
+                    "nothing listens on 127.0.0.1:6379, and `redis` of the configuration names none",
+                ));
             }
             let probes: Vec<_> = self.instances.iter().map(|instance| instance.probe(deadline)).collect();
             let seen: Vec<(&str, Probe)> = stream::iter(probes).buffer_unordered(IN_FLIGHT).collect().await;

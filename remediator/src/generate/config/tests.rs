@@ -59,7 +59,9 @@ fn full() -> Survey {
     let running = HOSTILE.map(|name| container(name, Health::None)).into_iter();
     let containers = Containers {
         version: "29".to_owned(),
-        running: running.chain([container("shop-web", Health::Healthy), container("0_a.b", Health::None)]).collect(),
+        running: running
+            .chain([container("shop-web", Health::Healthy), container("0_a.b", Health::None)])
+            .collect(),
         stopped: 2,
     };
     Survey {
