@@ -200,7 +200,7 @@ fn the_shipped_examples_are_good_configurations() {
 const REFUSED: &[(&str, &str)] = &[
     (
         "sytemd: {}\n",
-        ":1:1: unknown key `sytemd`: expected one of `systemd`, `snapshot`, `docker`, `filesystem`, `redis`, `resolve`, `environment`, `expectations`; did you mean `systemd`?\n  \
+        ":1:1: unknown key `sytemd`: expected one of `collectors`, `systemd`, `snapshot`, `docker`, `filesystem`, `redis`, `resolve`, `environment`, `expectations`; did you mean `systemd`?\n  \
          1 | sytemd: {}\n    | ^",
     ),
     (

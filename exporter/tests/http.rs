@@ -198,7 +198,7 @@ async fn the_landing_page_shows_how_the_collectors_are_doing() {
 
     exporter.get("/metrics").await;
     let page = exporter.get("/").await.text();
-    assert!(page.contains("<td>systemd</td><td>1 series</td>"), "{page}");
+    assert!(page.contains("<td>systemd</td><td>watched: 1 series</td>"), "{page}");
     assert!(page.contains("<td>docker</td><td class=\"bad\">&lt;b&gt;refused&lt;/b&gt;</td>"), "{page}");
     assert!(page.contains("<td>redis</td><td>not watched: there is none</td>"), "{page}");
 }

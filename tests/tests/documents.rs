@@ -193,18 +193,21 @@ fn exists(program: &Command, line: &str) -> Result<(), String> {
     let mut below = program.clone().disable_help_flag(false);
     below.build();
     let mut command = &below;
-    for word in line.split_whitespace().skip(1) {
+    let mut words = line.split_whitespace().skip(1);
+    while let Some(word) = words.next() {
         // What follows is another program's.
         if ["|", ">", "&&", ";"].contains(&word) {
             break;
         }
         let word = word.trim_matches(['[', ']']);
         if let Some(flag) = word.strip_prefix("--") {
-            let flag = flag.split('=').next().unwrap_or_default();
-            let known = command.get_arguments().any(|known| known.get_long() == Some(flag));
-            // A star or dots stand for several.
-            if !known && !flag.contains(['*', '…', '.']) && flag != "help" && flag != "version" {
-                return Err(format!("there is no flag --{flag}"));
+            let (flag, value) = flag.split_once('=').map_or((flag, None), |(flag, value)| (flag, Some(value)));
+            match command.get_arguments().find(|known| known.get_long() == Some(flag)) {
+                Some(known) if known.get_action().takes_values() && value.is_none() => drop(words.next()),
+                Some(_) => {}
+                // A star or dots stand for several.
+                None if flag.contains(['*', '…']) || ["help", "version"].contains(&flag) => {}
+                None => return Err(format!("there is no flag --{flag}")),
             }
         } else if command.has_subcommands() {
             // One of several: `generate polkit\|haproxy`.

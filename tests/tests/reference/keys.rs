@@ -30,7 +30,8 @@ pub(crate) fn keys(schema: &Value, prefix: &str, apart: &[&str]) -> Vec<Key> {
         let is_list = has_type(value, "array");
         let path = if is_list && is_object(&value["items"]) { format!("{path}[]") } else { path };
         let default = match value.get("default") {
-            Some(Value::Object(_)) => String::new(),
+            // Those of sections are told key by key.
+            Some(Value::Object(map)) if map.len() != 1 => String::new(),
             Some(default) => format!("`{}`", written(default)),
             None if required.contains(&name.as_str()) => "required".to_owned(),
             None => String::new(),
@@ -50,6 +51,10 @@ pub(crate) fn keys(schema: &Value, prefix: &str, apart: &[&str]) -> Vec<Key> {
 fn written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{key}: {}", written(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
         Value::Array(items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),
         other => other.to_string(),
     }
