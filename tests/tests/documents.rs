@@ -201,7 +201,8 @@ fn exists(program: &Command, line: &str) -> Result<(), String> {
         }
         let word = word.trim_matches(['[', ']']);
         if let Some(flag) = word.strip_prefix("--") {
-            let (flag, value) = flag.split_once('=').map_or((flag, None), |(flag, value)| (flag, Some(value)));
+            let (flag, value) =
+                flag.split_once('=').map_or((flag, None), |(flag, value)| (flag, Some(value)));
             match command.get_arguments().find(|known| known.get_long() == Some(flag)) {
                 Some(known) if known.get_action().takes_values() && value.is_none() => drop(words.next()),
                 Some(_) => {}

@@ -17,6 +17,7 @@ use evenkeel_remediator::{
     notify::Delivery,
     outcome::Outcome,
     pipeline::Report,
+    target::Kind,
 };
 use evenkeel_tests::exposition::Exposition;
 use prometheus_client::registry::Registry;
@@ -72,7 +73,7 @@ pub(crate) fn page() -> String {
             ));
         }
         for (name, metric) in names {
-            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels: Vec<String> = metric.labels.iter().map(|label| shown(label)).collect();
             body.push_str(&format!(
                 "| `{name}` | {} | {} | {} | {} |\n",
                 metric.kind,
@@ -130,6 +131,7 @@ fn remediator() -> String {
     metrics.ignored("other_host");
     metrics.decision("r", "planned", "plan_mode");
     metrics.ended("r", "a", "S2", Outcome::Succeeded);
+    metrics.probe_took(Kind::Unit, std::time::Duration::from_secs(1));
     metrics.step_took("a", std::time::Duration::from_secs(1));
     metrics.verified("r", std::time::Duration::from_secs(1));
     metrics.freed("a", Some(1), Some(1));
@@ -181,12 +183,18 @@ fn listed_labels(metrics: &mut BTreeMap<String, Metric>) {
     }
 }
 
+/// Those of container labels have the names that somebody has configured.
+fn shown(label: &str) -> String {
+    if label.starts_with("container_label_") { "`container_label_…`".to_owned() } else { format!("`{label}`") }
+}
+
 /// By the end of the name, as Prometheus asks for it.
 fn unit(name: &str) -> &'static str {
     let name = name.strip_suffix("_total").unwrap_or(name);
     for (suffix, unit) in [
         ("_timestamp_seconds", "seconds since 1970"),
         ("_time_seconds", "seconds since 1970"),
+        ("_trigger_seconds", "seconds since 1970"),
         ("_seconds", "seconds"),
         ("_bytes", "bytes"),
         ("_ratio", "1 is all"),
