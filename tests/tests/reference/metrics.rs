@@ -185,7 +185,11 @@ fn listed_labels(metrics: &mut BTreeMap<String, Metric>) {
 
 /// Those of container labels have the names that somebody has configured.
 fn shown(label: &str) -> String {
-    if label.starts_with("container_label_") { "`container_label_…`".to_owned() } else { format!("`{label}`") }
+    if label.starts_with("container_label_") {
+        "`container_label_…`".to_owned()
+    } else {
+        format!("`{label}`")
+    }
 }
 
 /// By the end of the name, as Prometheus asks for it.
