@@ -15,6 +15,10 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const FOLDERS: [&str; 7] =
     ["docs", "alerts", "alerts/runbooks", "grafana", "packaging", "tests", "docs/images"];
 
+/// Installs the packages, and runs what stands below a heading of packaging/README.md as it stands there.
+const DEB: &str = "deb_from_installation_to_purge";
+const READ_THERE: &str = "documented(\"### From there to a repaired unit\")";
+
 /// Each command of a fence of `sh` that is no example, the test (or file) that runs it, and what of it stands there.
 const RUN: &[(&str, &str, &str)] = &[
     ("make up", "up_watches_this_host_and_says_what_is_absent", "evenkeel-lab"),
@@ -33,6 +37,27 @@ const RUN: &[(&str, &str, &str)] = &[
         "drill_follows_an_alert_to_its_end",
         "[\"drill\", \"--end-to-end\"",
     ),
+    ("make deb", DEB, "(`make deb`)"),
+    ("apt-get install ./.run/dist/evenkeel-*.deb", DEB, "apt(host, \"install\""),
+    ("apt-get remove evenkeel-exporter evenkeel-remediator", DEB, "apt(host, \"remove\""),
+    ("apt-get purge evenkeel-exporter evenkeel-remediator", DEB, "apt(host, \"purge\""),
+    (
+        "install -m 640 -g prometheus /etc/evenkeel/webhook.token /etc/prometheus/webhook.token",
+        DEB,
+        READ_THERE,
+    ),
+    (
+        "evenkeel-remediator generate alertmanager | sed 's,/etc/evenkeel/,/etc/prometheus/,' > /etc/prometheus/alertmanager.yml",
+        DEB,
+        READ_THERE,
+    ),
+    ("systemctl restart prometheus-alertmanager", DEB, READ_THERE),
+    (
+        "sed -i 's/^  mode: plan /  mode: auto /; s/^# alertmanager: /alertmanager: /' /etc/evenkeel/remediator.yml",
+        DEB,
+        READ_THERE,
+    ),
+    ("systemctl reload evenkeel-remediator", DEB, READ_THERE),
 ];
 
 /// Every document, with its path below the root.
@@ -115,7 +140,7 @@ fn fenced<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
 
 /// The command without what is said behind it.
 fn command(line: &str) -> &str {
-    line.split(" #").next().unwrap_or_default().trim()
+    line.split(" # ").next().unwrap_or_default().trim()
 }
 
 /// The sources of all tests.

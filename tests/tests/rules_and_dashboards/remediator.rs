@@ -5,7 +5,7 @@ use std::fs;
 use evenkeel_remediator::{
     config::{self, Config},
     drill::UNIT,
-    generate::{self, What},
+    generate::{self, Around},
 };
 
 use crate::repository;
@@ -51,7 +51,7 @@ fn the_rules_that_timers_begin_are_there() {
 #[test]
 fn the_shipped_polkit_rule_is_the_one_of_the_shipped_configuration() {
     let mut generated = Vec::new();
-    generate::write(What::Polkit, &shipped(), &mut generated).unwrap();
+    generate::write(Around::Polkit, &shipped(), &mut generated).unwrap();
     let file = "packaging/polkit-1/rules.d/50-evenkeel.rules";
     let hint = format!("evenkeel-remediator --config.file packaging/remediator.yml generate polkit > {file}");
     assert_eq!(String::from_utf8(generated).unwrap(), repository::text(file), "{hint}");
