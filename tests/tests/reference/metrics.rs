@@ -27,8 +27,15 @@ const GOLDEN: &str = include_str!("../../golden/exporter.prom");
 const LISTED: &str = include_str!("../../golden/metric-names.txt");
 const EXAMPLE: &str = include_str!("../../../packaging/remediator.yml");
 
-/// What the golden exposition cannot show: it takes processes that may be looked into.
-const ENVIRONMENT: &str = include_str!("../../../exporter/src/collectors/environment.rs");
+/// Gauges that neither shows, with the source that describes them: one takes processes that may be looked into, the other a
+/// repair that has ended.
+const FROM_SOURCES: &[(&str, &str)] = &[
+    ("evenkeel_environment_expected", include_str!("../../../exporter/src/collectors/environment.rs")),
+    (
+        "evenkeel_remediator_last_end_timestamp_seconds",
+        include_str!("../../../remediator/src/metrics/observed.rs"),
+    ),
+];
 
 /// The parts of the page, by how the names begin; the first that fits counts.
 const PARTS: &[(&str, &str)] = &[
@@ -54,11 +61,11 @@ pub(crate) fn page() -> String {
     let mut metrics = described(GOLDEN);
     metrics.extend(described(&remediator()));
     metrics.extend(described(&web()));
-    let environment = "evenkeel_environment_expected";
-    metrics.insert(
-        environment.to_owned(),
-        Metric { kind: "gauge".to_owned(), help: help_in(ENVIRONMENT, environment), labels: BTreeSet::new() },
-    );
+    for (name, source) in FROM_SOURCES {
+        let metric =
+            Metric { kind: "gauge".to_owned(), help: help_in(source, name), labels: BTreeSet::new() };
+        metrics.insert((*name).to_owned(), metric);
+    }
     listed_labels(&mut metrics);
     let mut body = String::from(
         "Names and labels change only with a major version. What vanished from a host is not exported any more; a state is one series for each word, 1 for the one that holds.\n",
