@@ -22,12 +22,13 @@ use crate::{
     journal::{Accepted, Error, Journal},
     metrics::{self, Metrics},
     page::{self, Facts},
-    webhook::{self, BODY_MAX, Meaning},
+    webhook::{self, BODY_MAX, DeliveryError, Meaning},
     worker::Bell,
 };
 
-/// Room for bodies that are being read and taken at the same time, in MiB.
-const BODIES: u32 = 64;
+/// Room for bodies that are being read and taken at the same time, in MiB: two of the largest. Each may take three times
+/// its size for a moment.
+const BODIES: u32 = 32;
 /// Looks into the journal for the metrics at the same time, and as many for the page; a disk that hangs must not gather a thread a scrape.
 const LOOKS: usize = 2;
 
@@ -149,7 +150,7 @@ impl Server {
         if self.stop.is_cancelled() || !self.journal.has_room() {
             return reply::text(StatusCode::SERVICE_UNAVAILABLE, "not accepting: send it again\n");
         }
-        let _room = self.room.for_body(request.headers()).await;
+        let room = self.room.for_body(request.headers()).await;
         let body = match read_body(request, BODY_MAX).await {
             Ok(body) => body,
             Err(error @ BodyError::TooLarge) => {
@@ -160,7 +161,20 @@ impl Server {
             }
             Err(error) => return reply::text(error.status(), format!("{error}\n")),
         };
-        self.accept(body, caller.peer.is_local()).await
+        // To its end, also when the sender does not wait for it: what it takes is counted until then.
+        let (server, local) = (self.clone(), caller.peer.is_local());
+        let accepted = tokio::spawn(async move {
+            let response = server.accept(body, local).await;
+            drop(room);
+            response
+        });
+        match accepted.await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "a delivery could not be taken");
+                reply::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+            }
+        }
     }
 
     /// Takes a delivery: on disk before the 200.
@@ -176,7 +190,13 @@ impl Server {
         });
         match read {
             Ok(receiver) => self.control.sources.arrivals.note(&receiver, self.clock.now().wall_ms),
-            Err(error) => return reply::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(error) => {
+                let status = match error {
+                    DeliveryError::TooMany => StatusCode::PAYLOAD_TOO_LARGE,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                return reply::text(status, format!("{error}\n"));
+            }
         }
         drop(body);
         let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});

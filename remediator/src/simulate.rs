@@ -10,7 +10,6 @@ use crate::{
     daemon,
     explain::{View, assessor},
     journal::Reader,
-    rules,
     text::printable,
     webhook::{self, Alert, Meaning},
 };
@@ -33,7 +32,7 @@ pub(crate) async fn write(view: &View<'_>, body: &[u8], out: &mut impl Write) ->
     let mut alerts = Vec::new();
     // On this machine: as a delivery over loopback.
     webhook::read(body, config, true, |alert, meaning| {
-        let name = alert.labels.get("alertname").map_or("(no alertname)", String::as_str);
+        let name = alert.label("alertname").unwrap_or("(no alertname)");
         let status = if alert.is_firing() { "firing" } else { "resolved" };
         let ignored = match &meaning {
             Meaning::Ignored(reason) => words(reason, config, alert),
@@ -68,13 +67,12 @@ pub(crate) async fn write(view: &View<'_>, body: &[u8], out: &mut impl Write) ->
 
 /// Why an alert means nothing here, and what would change that.
 fn words(reason: &str, config: &Config, alert: &Alert) -> String {
-    let rule = rules::find(&config.rules, &alert.labels);
+    let rule = alert.rule(config);
     let (name, label) = rule.map_or(("", ""), |rule| (rule.name.as_str(), rule.selector.label.as_str()));
     match reason {
         "labels_too_long" => "its labels are longer than any that Prometheus sends".to_owned(),
         "other_host" => {
-            let host = alert.labels.get("host").or_else(|| alert.labels.get("instance"));
-            let host = host.map_or("no host at all", String::as_str);
+            let host = alert.label("host").or_else(|| alert.label("instance")).unwrap_or("no host at all");
             format!("it is about {host}, and this is {} (identity.hosts)", config.hosts.join(", "))
         }
         "no_rule" => "no rule matches its labels".to_owned(),

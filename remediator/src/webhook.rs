@@ -1,10 +1,11 @@
 //! Alertmanager's webhook, version 4 (prometheus.io/docs/alerting/latest/configuration/#webhook_config), and Grafana's
 //! of the same shape. Only `alerts[]` counts: the group's own status and labels say what one of its alerts says.
 
+mod body;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     config::Config,
@@ -17,31 +18,23 @@ use crate::{
 
 /// A delivery's size at most, in bytes: 10,000 alerts are 6 to 8 MB.
 pub const BODY_MAX: usize = 16 << 20;
-/// One alert's labels at most, in bytes; longer ones are hostile.
+/// And its alerts.
+const ALERTS_MAX: usize = 30_000;
+/// One alert's labels at most, in bytes and in number; more are hostile.
 const LABELS_MAX: usize = 64 << 10;
+const PAIRS_MAX: usize = 128;
 /// What is kept of an alert's labels at most, in bytes: enough to find the alert again, and thousands fill no disk.
 const LABELS_KEPT: usize = 4 << 10;
 /// And of each label's value, in characters.
 const VALUE_KEPT: usize = 300;
 
-/// One delivery, its alerts as they were written: thousands of them at once would take more memory than all the rest.
-#[derive(Debug, Deserialize)]
-struct Delivery<'a> {
-    #[serde(default)]
-    version: String,
-    /// The name of Alertmanager's receiver by which it came.
-    #[serde(default)]
-    receiver: Option<String>,
-    #[serde(borrow)]
-    alerts: Vec<&'a RawValue>,
-}
-
 /// One alert of a delivery.
 #[derive(Debug, Deserialize)]
 pub struct Alert {
     status: Status,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// None where they are more than Prometheus ever sends.
+    #[serde(deserialize_with = "body::labels")]
+    labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     fingerprint: String,
 }
@@ -62,6 +55,11 @@ pub enum DeliveryError {
     /// One of its alerts is none; counted from 1.
     #[error("the body is no Alertmanager webhook: alert {0}: {1}")]
     Alert(usize, serde_json::Error),
+    /// More of them than any host has needs; answered with 413.
+    #[error(
+        "a delivery may have {ALERTS_MAX} alerts at most: group them by host, or set max_alerts of the receiver"
+    )]
+    TooMany,
     /// A version that does not exist yet.
     #[error("webhook version {0:?} is not known here: 4 (Alertmanager) and 1 (Grafana) are")]
     Version(String),
@@ -88,22 +86,27 @@ pub fn read(
     local: bool,
     mut take: impl FnMut(&Alert, Meaning),
 ) -> Result<String, DeliveryError> {
-    let delivery: Delivery<'_> = serde_json::from_slice(body)?;
-    if !matches!(delivery.version.as_str(), "4" | "1") {
-        return Err(DeliveryError::Version(delivery.version.chars().take(20).collect()));
+    let envelope = body::read(body, |alert| take(&alert, meaning(&alert, config, local)))?;
+    if !matches!(envelope.version.as_str(), "4" | "1") {
+        return Err(DeliveryError::Version(envelope.version.chars().take(20).collect()));
     }
-    for (number, alert) in (1..).zip(delivery.alerts) {
-        let alert: Alert =
-            serde_json::from_str(alert.get()).map_err(|error| DeliveryError::Alert(number, error))?;
-        take(&alert, meaning(&alert, config, local));
-    }
-    Ok(delivery.receiver.unwrap_or_default())
+    Ok(envelope.receiver.unwrap_or_default())
 }
 
 impl Alert {
     /// Whether it fires; otherwise it is resolved.
     pub fn is_firing(&self) -> bool {
         self.status == Status::Firing
+    }
+
+    /// What one of its labels says.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// The rule that its labels select.
+    pub(crate) fn rule<'a>(&self, config: &'a Config) -> Option<&'a Rule> {
+        rules::find(&config.rules, self.labels.as_ref()?)
     }
 }
 
@@ -118,15 +121,12 @@ pub(crate) fn selected<'a>(
 }
 
 fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
-    let size: usize = alert.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if size > LABELS_MAX {
-        return Meaning::Ignored("labels_too_long");
-    }
-    if !is_here(&alert.labels, &config.hosts, local) {
+    let Some(labels) = &alert.labels else { return Meaning::Ignored("labels_too_long") };
+    if !is_here(labels, &config.hosts, local) {
         return Meaning::Ignored("other_host");
     }
-    let Some(rule) = rules::find(&config.rules, &alert.labels) else { return Meaning::Ignored("no_rule") };
-    match rule.selector.select(&alert.labels) {
+    let Some(rule) = rules::find(&config.rules, labels) else { return Meaning::Ignored("no_rule") };
+    match rule.selector.select(labels) {
         Err(none) => Meaning::Ignored(none.reason()),
         Ok(target) if denied(&config.deny, target.kind(), target.name()) => Meaning::Ignored("target_denied"),
         Ok(target) => Meaning::Ours(Incoming {
@@ -135,7 +135,7 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
             firing: alert.is_firing(),
             impact: rule.interrupts(),
             fingerprint: alert.fingerprint.chars().take(64).collect(),
-            labels: evidence(&alert.labels),
+            labels: evidence(labels),
         }),
     }
 }
@@ -314,6 +314,34 @@ rules:
             "y".repeat(LABELS_MAX)
         );
         assert_eq!(meanings(&alert("firing", &labels), false), ["labels_too_long"]);
+    }
+
+    #[test]
+    fn labels_without_number_are_not_kept_and_not_the_next_alert_s_fault() {
+        let labels = |count: usize| {
+            let pairs: Vec<_> = (0..count).map(|number| format!("\"l{number}\":\"x\"")).collect();
+            format!("\"alertname\":\"Other\",\"host\":\"vps1\",{}", pairs.join(","))
+        };
+        let alerts = [PAIRS_MAX - 2, PAIRS_MAX - 1, 100_000, 1].map(|count| alert("firing", &labels(count)));
+        assert_eq!(
+            meanings(&alerts.join(","), false),
+            ["no_rule", "labels_too_long", "labels_too_long", "no_rule"]
+        );
+    }
+
+    #[test]
+    fn a_delivery_without_end_is_refused() {
+        let body = |count| {
+            let alerts = vec!["{\"status\":\"firing\",\"labels\":{}}"; count];
+            format!("{{\"alerts\":[{}],\"version\":\"4\"}}", alerts.join(","))
+        };
+        let mut taken = 0;
+        read(body(ALERTS_MAX).as_bytes(), &config(CONFIG).unwrap(), true, |_, _| taken += 1).unwrap();
+        assert_eq!(taken, ALERTS_MAX);
+        assert!(matches!(refused(&body(ALERTS_MAX + 1)), DeliveryError::TooMany));
+        // What is no alert ends it at once, however many follow.
+        let zeros = format!("{{\"version\":\"4\",\"alerts\":[{}]}}", vec!["0"; 1_000_000].join(","));
+        assert!(matches!(refused(&zeros), DeliveryError::Alert(1, _)));
     }
 
     #[test]
