@@ -199,10 +199,12 @@ impl Server {
             }
         }
         drop(body);
-        let answer = json!({"accepted": ours.len(), "ignored": ignored.len()});
+        let (taken, passed_over) = (ours.len() as u64, ignored.len() as u64);
+        let mut left = 0;
         if !ours.is_empty() {
             match self.journal.accept(ours, config.open_max, self.clock.now()).await {
                 Ok(Accepted::Taken(tally)) => {
+                    left = tally.left;
                     if tally.opened > 0 {
                         self.bell.ring();
                     }
@@ -231,7 +233,16 @@ impl Server {
         for reason in ignored {
             self.metrics.ignored(reason);
         }
-        reply::json(StatusCode::OK, &answer)
+        for _ in 0..left {
+            self.metrics.ignored("too_many");
+        }
+        if left > 0 {
+            tracing::warn!(
+                left,
+                "too many remediations are open: what is left of a delivery is taken when it is repeated"
+            );
+        }
+        reply::json(StatusCode::OK, &json!({"accepted": taken - left, "ignored": passed_over + left}))
     }
 
     async fn exposition(&self, headers: &HeaderMap) -> Response {

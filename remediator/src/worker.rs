@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    journal::Error,
+    journal::{Error, Open},
     walk::{Next, Walker},
 };
 
@@ -67,8 +68,10 @@ pub struct Worker {
     /// The configuration in force; each walk keeps the one that it began with.
     live: watch::Receiver<Arc<Config>>,
     bell: Bell,
-    /// What is open by the last look into the journal: its targets, oldest first.
-    open: BTreeMap<i64, String>,
+    /// What is open by the last look into the journal: the targets of each rule, oldest first.
+    open: BTreeMap<String, BTreeMap<i64, String>>,
+    /// Whose rule's turn was last.
+    served: String,
     /// Targets being worked on.
     busy: HashSet<String>,
     /// Remediations that are not to be taken up before a time.
@@ -86,6 +89,7 @@ impl Worker {
             live,
             bell,
             open: BTreeMap::new(),
+            served: String::new(),
             busy: HashSet::new(),
             waiting: HashMap::new(),
             walks: JoinSet::new(),
@@ -136,8 +140,12 @@ impl Worker {
 
     /// Looks into the journal for what is open.
     async fn look(&mut self) -> Result<(), Error> {
-        self.open = self.walker.journal.open_targets(self.walker.clock.now()).await?;
-        self.waiting.retain(|id, _| self.open.contains_key(id));
+        let open = self.walker.journal.open_targets(self.walker.clock.now()).await?;
+        self.waiting.retain(|id, _| open.contains_key(id));
+        self.open.clear();
+        for (id, Open { rule, target }) in open {
+            self.open.entry(rule).or_default().insert(id, target);
+        }
         Ok(())
     }
 
@@ -151,18 +159,32 @@ impl Worker {
         if !Arc::ptr_eq(&config, &self.walker.assessor.config) {
             self.walker.assessor = self.walker.assessor.under(config);
         }
-        for (id, target) in &self.open {
-            if self.walks.len() >= PARALLEL {
-                break;
-            }
-            if self.waiting.get(id).is_some_and(|at| *at > now) || !self.busy.insert(target.clone()) {
-                continue;
-            }
-            self.waiting.remove(id);
-            let (walker, id, name) = (self.walker.clone(), *id, target.clone());
+        while self.walks.len() < PARALLEL {
+            let Some((rule, id, target)) = self.next(now) else { break };
+            self.busy.insert(target.clone());
+            self.waiting.remove(&id);
+            self.served = rule;
+            let (walker, name) = (self.walker.clone(), target.clone());
             let task = self.walks.spawn(async move { (id, name, walker.walk(id).await) });
-            self.tasks.insert(task.id(), (id, target.clone()));
+            self.tasks.insert(task.id(), (id, target));
         }
+    }
+
+    /// What to take up next: of one rule after the other, so that none waits behind the many of another one; of each the
+    /// oldest that is due, on a target that nobody works on.
+    fn next(&self, now: Instant) -> Option<(String, i64, String)> {
+        let served = self.served.as_str();
+        let after = self.open.range::<str, _>((Bound::Excluded(served), Bound::Unbounded));
+        let rules = after.chain(self.open.range::<str, _>((Bound::Unbounded, Bound::Included(served))));
+        for (rule, targets) in rules {
+            let free = targets.iter().find(|(id, target)| {
+                !self.busy.contains(*target) && self.waiting.get(id).is_none_or(|at| *at <= now)
+            });
+            if let Some((id, target)) = free {
+                return Some((rule.clone(), *id, target.clone()));
+            }
+        }
+        None
     }
 
     /// Takes note of a walk's end; answers whether the journal must be looked into.
@@ -176,7 +198,9 @@ impl Worker {
                 self.tasks.remove(&task);
                 self.busy.remove(&target);
                 match result {
-                    Ok(Next::Ended | Next::Left) => drop(self.open.remove(&id)),
+                    Ok(Next::Ended | Next::Left) => {
+                        self.open.values_mut().for_each(|targets| drop(targets.remove(&id)));
+                    }
                     Ok(Next::Again(wait)) => {
                         self.waiting.insert(id, Instant::now() + wait);
                         // Its target may have another name by now.

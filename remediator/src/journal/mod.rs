@@ -16,6 +16,7 @@ mod place;
 mod query;
 mod record;
 mod reserve;
+mod room;
 mod schema;
 mod statement;
 mod store;
@@ -38,7 +39,7 @@ pub use outbox::KEPT as LETTERS_KEPT;
 pub use place::{Places, Standing};
 pub use query::Reader;
 pub use record::{
-    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Labels, Letter, Loss,
+    Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Labels, Letter, Loss, Open,
     Phase, Question, Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
 };
 

@@ -65,6 +65,17 @@ pub struct Tally {
     pub absorbed: u64,
     /// Resolved alerts noted on an open remediation.
     pub resolved: u64,
+    /// Alerts that would have opened one, and there was no room.
+    pub left: u64,
+}
+
+/// One that has no outcome yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// The rule's name.
+    pub rule: String,
+    /// Its target, with its kind.
+    pub target: String,
 }
 
 /// Whether a delivery was taken.

@@ -6,8 +6,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::{
-    Accepted, Admission, End, Ended, Error, Incoming, Journal, Question, Record, Renamed, Request, Standing,
-    StepRecord, StepState, Tally, Write, outbox, place, query, reserve, schema,
+    Accepted, Admission, End, Ended, Error, Incoming, Journal, Open, Question, Record, Renamed, Request,
+    Standing, StepRecord, StepState, Tally, Write, outbox, place, query, reserve,
+    room::Room,
+    schema,
     statement::{execute, query_row},
     timeline::{self, Portion, note_boot, note_counted},
 };
@@ -22,8 +24,9 @@ use crate::{
 const SILENCE_MS: i64 = 86_400_000;
 
 impl Journal {
-    /// Takes one delivery's admitted alerts, all or none. None while `most` remediations are open already: each of them
-    /// comes to an end by itself, so whoever sends it again gets through.
+    /// Takes one delivery's admitted alerts, as far as there is room with `most` remediations open, half of what the
+    /// others leave for each rule. None of it where there is no room from the beginning: each open one comes to an end by
+    /// itself, so whoever sends it again gets through.
     ///
     /// # Errors
     /// When it is not on disk; the sender must come again.
@@ -31,16 +34,19 @@ impl Journal {
         self.try_change(move |db| accept(db, &alerts, most, &now)).await
     }
 
-    /// The numbers of the remediations that have no outcome yet, with their targets. Notes where the wall clock stands.
+    /// The numbers of the remediations that have no outcome yet, with their rules and targets. Notes where the wall clock stands.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn open_targets(&self, now: Moment) -> Result<BTreeMap<i64, String>, Error> {
+    pub async fn open_targets(&self, now: Moment) -> Result<BTreeMap<i64, Open>, Error> {
         self.change(move |db| {
             note_boot(db, &now)?;
-            let sql = format!("SELECT id, kind || ' ' || target FROM remediation {}", query::OPEN);
+            let sql = format!("SELECT id, rule, kind || ' ' || target FROM remediation {}", query::OPEN);
             let mut rows = db.prepare_cached(&sql)?;
-            rows.query_map(params![], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            rows.query_map(params![], |row| {
+                Ok((row.get(0)?, Open { rule: row.get(1)?, target: row.get(2)? }))
+            })?
+            .collect()
         })
         .await
     }
@@ -301,7 +307,8 @@ impl Journal {
 }
 
 fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> rusqlite::Result<Accepted> {
-    if !has_room(db, alerts, most)? {
+    let mut room = Room::read(db, most)?;
+    if !room.admits(db, alerts)? {
         return Ok(Accepted::TooMany);
     }
     note_boot(db, now)?;
@@ -331,6 +338,8 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
             tally.resolved += u64::from(noted > 0);
         } else if absorb.execute(params![key.0, key.1, key.2, now.wall_ms, seen])? > 0 {
             tally.absorbed += 1;
+        } else if !room.is_left_for(&alert.rule) {
+            tally.left += 1;
         } else {
             insert.execute(params![
                 key.0,
@@ -343,30 +352,11 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
                 alert.impact,
                 seen
             ])?;
+            room.take(&alert.rule);
             tally.opened += 1;
         }
     }
     Ok(Accepted::Taken(tally))
-}
-
-/// Whether there is room, or nothing new is opened. By what was open before: a delivery with more targets than the
-/// bound would otherwise be refused and sent again for ever.
-fn has_room(db: &Connection, alerts: &[Incoming], most: usize) -> rusqlite::Result<bool> {
-    let open: usize =
-        query_row(db, "SELECT count(*) FROM remediation WHERE outcome IS NULL", [], |row| row.get(0))?;
-    if open < most {
-        return Ok(true);
-    }
-    let mut is_open = db.prepare_cached(
-        "SELECT 1 FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
-    )?;
-    for alert in alerts.iter().filter(|alert| alert.firing) {
-        let key = (&alert.rule, alert.target.kind().as_str(), alert.target.name());
-        if !is_open.exists(params![key.0, key.1, key.2])? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn rename(db: &Connection, id: i64, target: &str, now: &Moment) -> rusqlite::Result<Renamed> {

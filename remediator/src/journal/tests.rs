@@ -315,27 +315,49 @@ async fn reading_disturbs_no_writer_and_sees_no_half() {
     assert!(denied.to_string().contains("readonly"), "{denied}");
 }
 
-/// A delivery that is larger than the bound is taken, or it would be sent again for ever; the next one has to wait.
+fn of_rule(rule: &str, numbers: std::ops::Range<u32>) -> Vec<Incoming> {
+    let one = |number| Incoming { rule: rule.to_owned(), ..alert(&format!("a{number}.service")) };
+    numbers.map(one).collect()
+}
+
+/// A delivery that is larger than what is left is taken as far as there is room, or it would be sent again for ever; the
+/// next one has to wait.
 #[tokio::test]
 async fn while_it_is_full_a_delivery_is_refused_whole() {
     let (dir, journal) = open();
-    let alerts =
-        |range: std::ops::Range<u32>| range.map(|number| alert(&format!("a{number}.service"))).collect();
-    let accept = async |alerts: Vec<Incoming>| journal.accept(alerts, 100, at(0)).await.unwrap();
-    assert!(matches!(accept(alerts(0..99)).await, Accepted::Taken(_)));
-    assert!(matches!(accept(alerts(90..1_000)).await, Accepted::Taken(tally) if tally.opened == 901));
-    assert_eq!(accept(alerts(990..1_010)).await, Accepted::TooMany);
-    assert_eq!(reader(&dir).queue().unwrap().0, 1_000, "nothing of it was taken");
+    let accept = async |alerts: Vec<Incoming>| journal.accept(alerts, 200, at(0)).await.unwrap();
+    assert!(matches!(accept(of_rule("one", 0..99)).await, Accepted::Taken(_)));
+    let tally = Tally { opened: 1, absorbed: 9, resolved: 0, left: 900 };
+    assert_eq!(accept(of_rule("one", 90..1_000)).await, Accepted::Taken(tally));
+    assert_eq!(accept(of_rule("one", 90..1_010)).await, Accepted::TooMany);
+    assert_eq!(reader(&dir).queue().unwrap().0, 100, "nothing of it was taken");
     // What is known already takes no room, and a resolved one never does.
-    let mut more: Vec<Incoming> = alerts(980..1_000);
+    let mut more = of_rule("one", 80..100);
     more.push(Incoming { firing: false, ..alert("other.service") });
-    let tally = Tally { opened: 0, absorbed: 20, resolved: 0 };
+    let tally = Tally { absorbed: 20, ..Tally::default() };
     assert_eq!(accept(more).await, Accepted::Taken(tally));
     // Each comes to its end, and there is room again.
-    for id in journal.open_targets(at(1)).await.unwrap().into_keys().take(901) {
+    for id in journal.open_targets(at(1)).await.unwrap().into_keys().take(91) {
         journal.end(id, end(Outcome::Blocked, "x"), nobody(), at(1)).await.unwrap();
     }
-    assert!(matches!(accept(alerts(990..1_010)).await, Accepted::Taken(_)));
+    assert!(matches!(accept(of_rule("one", 990..1_010)).await, Accepted::Taken(_)));
+}
+
+#[tokio::test]
+async fn one_delivery_opens_no_more_than_there_is_room_for_and_leaves_some_to_other_rules() {
+    let (dir, journal) = open();
+    let accept = async |alerts: Vec<Incoming>| match journal.accept(alerts, 1_000, at(0)).await.unwrap() {
+        Accepted::Taken(tally) => (tally.opened, tally.left),
+        Accepted::TooMany => (0, 0),
+    };
+    assert_eq!(accept(of_rule("flood", 0..20_000)).await, (500, 19_500));
+    assert_eq!(accept(of_rule("flood", 20_000..20_001)).await, (0, 0), "it waits");
+    assert_eq!(accept(of_rule("another", 0..20_000)).await, (250, 19_750));
+    assert_eq!(accept(of_rule("true", 0..10)).await, (10, 0));
+    // With one that waits in the same delivery, each is taken as far as it may be.
+    let mixed = [of_rule("flood", 20_000..20_001), of_rule("true", 10..20)].concat();
+    assert_eq!(accept(mixed).await, (10, 1));
+    assert_eq!(reader(&dir).queue().unwrap().0, 770);
 }
 
 #[tokio::test]
@@ -545,6 +567,7 @@ async fn an_older_file_is_brought_up_to_this_version() {
     drop(db);
     let journal = Journal::open(dir.path()).unwrap();
     let open = journal.open_targets(at(1)).await.unwrap();
-    assert_eq!(open.into_values().collect::<Vec<_>>(), ["unit a.service"]);
+    let targets: Vec<String> = open.into_values().map(|one| one.target).collect();
+    assert_eq!(targets, ["unit a.service"]);
     assert!(reader(&dir).halts(&at(1)).unwrap().is_empty());
 }

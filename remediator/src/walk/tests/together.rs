@@ -97,6 +97,28 @@ async fn different_targets_are_worked_on_together_and_not_all_at_once() {
     running.stop(&bench).await;
 }
 
+/// Whoever floods one rule keeps no other from its turn.
+#[tokio::test(start_paused = true)]
+async fn each_rule_has_its_turn_however_many_wait_of_another_one() {
+    let bench = bench(&["flood", "true"], &Does::Take(Duration::from_secs(30)));
+    for number in 0..100 {
+        let target = format!("app-fake-{number}.service");
+        bench.world.show(&target, failed());
+        bench.alert("flood", &target).await;
+    }
+    bench.world.show(APP, failed());
+    bench.alert("true", APP).await;
+    let running = start(&bench);
+    running.idle(&bench).await;
+    let ended: Vec<String> =
+        bench.reader().recent(None, None, 200).unwrap().into_iter().map(|one| one.rule).collect();
+    assert_eq!(ended.len(), 101);
+    let calls = bench.world.calls();
+    let turn = calls.iter().position(|call| call.target == APP).unwrap();
+    assert!(turn < 8, "it was the {turn}th");
+    running.stop(&bench).await;
+}
+
 /// An alias is walked beside the unit itself only until its name is known.
 #[tokio::test(start_paused = true)]
 async fn an_alias_and_its_unit_are_never_worked_on_together() {

@@ -1,0 +1,62 @@
+//! How many remediations may be open: so many in all, and of each rule at most half of what the others leave. So however
+//! many needs one rule is told of, there is always room for those of another one.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use super::Incoming;
+
+/// What is open, by rule.
+pub(super) struct Room {
+    most: usize,
+    open: usize,
+    of_rules: HashMap<String, usize>,
+}
+
+impl Room {
+    /// What is open now, of `most`.
+    pub(super) fn read(db: &Connection, most: usize) -> rusqlite::Result<Self> {
+        let mut counts =
+            db.prepare_cached("SELECT rule, count(*) FROM remediation WHERE outcome IS NULL GROUP BY rule")?;
+        let of_rules: HashMap<String, usize> =
+            counts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        Ok(Self { most, open: of_rules.values().sum(), of_rules })
+    }
+
+    /// Whether this rule may have another one open.
+    pub(super) fn is_left_for(&self, rule: &str) -> bool {
+        let own = self.of_rules.get(rule).copied().unwrap_or(0);
+        own < self.most.saturating_sub(self.open - own).div_ceil(2)
+    }
+
+    /// One was opened.
+    pub(super) fn take(&mut self, rule: &str) {
+        self.open += 1;
+        match self.of_rules.get_mut(rule) {
+            Some(open) => *open += 1,
+            None => drop(self.of_rules.insert(rule.to_owned(), 1)),
+        }
+    }
+
+    /// Whether a delivery opens something, or has nothing to open. One that begins without any room is refused whole;
+    /// one for which it does not suffice is not, or it would be sent again for ever.
+    pub(super) fn admits(&self, db: &Connection, alerts: &[Incoming]) -> rusqlite::Result<bool> {
+        let mut is_open = db.prepare_cached(
+            "SELECT 1 FROM remediation WHERE rule = ?1 AND kind = ?2 AND target = ?3 AND outcome IS NULL",
+        )?;
+        let mut refused = false;
+        for alert in alerts.iter().filter(|alert| alert.firing) {
+            let left = self.is_left_for(&alert.rule);
+            if (left || !refused)
+                && !is_open.exists(params![alert.rule, alert.target.kind().as_str(), alert.target.name()])?
+            {
+                if left {
+                    return Ok(true);
+                }
+                refused = true;
+            }
+        }
+        Ok(!refused)
+    }
+}
