@@ -91,7 +91,7 @@ where
             let busy = activity.begin(!request.body().is_end_stream());
             let (context, caller) = (self.clone(), caller.clone());
             async move {
-                let response = context.answer(request, caller).await;
+                let response = context.answer(request, caller, activity).await;
                 drop(busy);
                 Ok::<_, Infallible>(response)
             }
@@ -119,13 +119,16 @@ where
     }
 
     /// The handler's answer, or the one that stands for a handler that panicked or took too long.
-    async fn answer(self, request: Request, mut caller: Caller) -> Response {
+    async fn answer(self, request: Request, mut caller: Caller, activity: &Activity) -> Response {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let current = self.security.refreshed().await;
         let handled = async {
             match current.admit(request.headers()).await {
                 Ok(logged_in) => {
                     caller.logged_in = logged_in;
+                    if logged_in || caller.certificate {
+                        activity.recognizes();
+                    }
                     (self.handler)(request, caller).await
                 }
                 Err(refusal) => refusal,

@@ -1,5 +1,6 @@
-//! How many connections are served at once, and which one has to go when there are too many: the one whose client has
-//! said nothing for longest. So neither idle nor slow clients keep others out.
+//! How many connections are served at once, and which one has to go when there are too many: of those whose client has
+//! shown no login the one that has said nothing for longest, and only then one of those that have. So neither idle nor
+//! slow nor busy strangers keep others out.
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +17,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A connection that has waited for its client so long may be ended in favour of another one. A request that is on
-/// its way across the world arrives within it.
+/// A connection that has waited so long for its client, which has shown a login, may be ended in favour of another one.
+/// A request that is on its way across the world arrives within it.
 const YIELDS_AFTER: Duration = Duration::from_secs(2);
 
-/// Between two looks for one that may be ended.
-const PACE: Duration = Duration::from_millis(100);
+/// A connection without a login may be ended when it is so old, whatever has been asked on it: whoever has one shows it
+/// with the first request.
+const STRANGERS_YIELD_AFTER: Duration = Duration::from_millis(250);
+
+/// How long to wait for the place of one that is being ended, or until one may be.
+const PACE: Duration = Duration::from_millis(50);
 
 /// The connections of one server.
 pub(super) struct Slots {
@@ -37,12 +42,16 @@ impl Slots {
 
     /// Waits until there is a free one, or one whose client does not use it.
     pub(super) async fn take(&self) -> Slot {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return self.slot(permit);
+        }
         loop {
+            self.end_the_quietest();
             match timeout(PACE, Arc::clone(&self.free).acquire_owned()).await {
                 Ok(Ok(permit)) => return self.slot(permit),
                 // Nobody closes the semaphore.
                 Ok(Err(_)) => std::future::pending().await,
-                Err(_) => self.end_the_quietest(),
+                Err(_) => {}
             }
         }
     }
@@ -57,10 +66,8 @@ impl Slots {
 
     fn end_the_quietest(&self) {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = taken.values().filter_map(|activity| Some((activity.quiet_since()?, activity)));
-        if let Some((since, activity)) = idle.min_by_key(|(since, _)| *since)
-            && since.elapsed() >= YIELDS_AFTER
-        {
+        let ending = taken.values().filter_map(|activity| Some((activity.rank()?, activity)));
+        if let Some((_, activity)) = ending.min_by_key(|(rank, _)| *rank) {
             activity.yields.cancel();
         }
     }
@@ -88,6 +95,9 @@ pub(super) struct Activity {
     busy: AtomicBool,
     /// Bytes have come that no answered request has asked us to expect.
     unread: AtomicBool,
+    /// The client has shown a login, or a certificate.
+    known: AtomicBool,
+    since: Instant,
     quiet_since: Mutex<Instant>,
 }
 
@@ -98,6 +108,8 @@ impl Activity {
             requests: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            known: AtomicBool::new(false),
+            since: Instant::now(),
             quiet_since: Mutex::new(Instant::now()),
         }
     }
@@ -122,6 +134,11 @@ impl Activity {
         *self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// The client has shown who it is.
+    pub(super) fn recognizes(&self) {
+        self.known.store(true, Ordering::Release);
+    }
+
     /// Whether the client may be sending what nobody has read.
     pub(super) fn has_more_to_say(&self) -> bool {
         self.unread.load(Ordering::Acquire)
@@ -135,9 +152,15 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
-    fn quiet_since(&self) -> Option<Instant> {
-        let since = *self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner);
-        (!self.is_busy() && !self.yields.is_cancelled()).then_some(since)
+    /// Whether it may be ended now, and the lower the sooner.
+    fn rank(&self) -> Option<(bool, Instant)> {
+        let quiet_since = *self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.load(Ordering::Acquire);
+        let may_go = match known {
+            true => quiet_since.elapsed() >= YIELDS_AFTER,
+            false => self.since.elapsed() >= STRANGERS_YIELD_AFTER,
+        };
+        (may_go && !self.is_busy() && !self.yields.is_cancelled()).then_some((known, quiet_since))
     }
 }
 

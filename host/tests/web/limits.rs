@@ -6,6 +6,7 @@ use evenkeel_host::web::{Limits, Security};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -246,6 +247,57 @@ async fn connections_that_say_nothing_make_room_for_one_that_asks() {
         assert!(server.get("/").await.contains("hello"));
     }
     drop(greedy);
+    server.stop().await;
+}
+
+const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Strangers who want all places for themselves: each asks all the time, and comes again when it is sent away.
+fn crowd(address: &str) -> JoinSet<()> {
+    let mut crowd = JoinSet::new();
+    for _ in 0..8 {
+        let address = address.to_owned();
+        crowd.spawn(async move {
+            loop {
+                let Ok(mut stream) = TcpStream::connect(&address).await else { return };
+                let mut answer = [0; 1000];
+                while stream.write_all(ASK).await.is_ok() && matches!(stream.read(&mut answer).await, Ok(1..))
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn connections_that_never_stop_asking_make_room_for_one_that_comes() {
+    let server = Server::start(Limits { connections: 4, ..limits() }).await;
+    let crowd = crowd(&server.address);
+    for _ in 0..10 {
+        assert!(server.get("/").await.contains("hello"));
+    }
+    drop(crowd);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_do_not_take_the_place_of_one_who_has_shown_a_login() {
+    let security = Security::default().accepting(|headers| headers.contains_key("authorization"));
+    let server = Server::start_on("127.0.0.1:0", Limits { connections: 4, ..limits() }, security).await;
+    let mut known = TcpStream::connect(&server.address).await.expect("connected");
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\n\r\n";
+    let mut answer = [0; 1000];
+    known.write_all(request).await.expect("sent");
+    assert!(known.read(&mut answer).await.expect("answered") > 0);
+    let crowd = crowd(&server.address);
+    for _ in 0..5 {
+        assert!(server.get("/").await.contains("hello"), "there is a crowd, and room is made");
+    }
+    known.write_all(request).await.expect("sent");
+    assert!(timeout(PATIENCE, known.read(&mut answer)).await.expect("in time").expect("answered") > 0);
+    drop(crowd);
     server.stop().await;
 }
 
