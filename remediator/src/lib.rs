@@ -12,6 +12,7 @@ pub mod attend;
 pub mod check_config;
 pub mod cli;
 pub mod clock;
+mod complaint;
 mod conditions;
 pub mod config;
 pub mod control;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    complaint::Complaint,
     config::{Access, Config},
     control::{self, Control},
     journal::{Accepted, Error, Journal},
@@ -219,7 +220,10 @@ impl Server {
                     if !matches!(error, Error::Full | Error::Closed) {
                         self.metrics.state_write_failed();
                     }
-                    tracing::error!(%error, "a delivery could not be taken");
+                    static UNTAKEN: Complaint = Complaint::new();
+                    if let Some(untold) = UNTAKEN.is_due() {
+                        tracing::error!(%error, untold, "a delivery could not be taken");
+                    }
                     return reply::text(
                         StatusCode::SERVICE_UNAVAILABLE,
                         "the delivery could not be stored: send it again\n",
@@ -236,9 +240,13 @@ impl Server {
         for _ in 0..left {
             self.metrics.ignored("too_many");
         }
-        if left > 0 {
+        static LEFT: Complaint = Complaint::new();
+        if left > 0
+            && let Some(untold) = LEFT.is_due()
+        {
             tracing::warn!(
                 left,
+                untold,
                 "too many remediations are open: what is left of a delivery is taken when it is repeated"
             );
         }

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    complaint::Complaint,
     config::Config,
     journal::{Error, Open},
     walk::{Next, Walker},
@@ -228,7 +229,10 @@ impl Worker {
     fn survive(&self, result: Result<(), Error>) -> Result<(), Error> {
         let Err(error) = result else { return Ok(()) };
         self.walker.metrics.state_write_failed();
-        tracing::error!(%error, "the state cannot be written; nothing is done until it can");
+        static UNWRITTEN: Complaint = Complaint::new();
+        if let Some(untold) = UNWRITTEN.is_due() {
+            tracing::error!(%error, untold, "the state cannot be written; nothing is done until it can");
+        }
         if matches!(error, Error::Closed) { Err(error) } else { Ok(()) }
     }
 }

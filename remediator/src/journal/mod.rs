@@ -4,6 +4,7 @@
 //! commit. The command line reads the same file read-only while the daemon runs. Not here: what any of it means
 //! (`admission`, `worker`).
 
+mod bound;
 mod carry;
 #[cfg(test)]
 pub(crate) mod fuse;

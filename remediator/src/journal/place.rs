@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
-use super::{Error, FILE, carry, schema};
+use super::{Error, FILE, bound, carry, schema};
 use crate::clock::Moment;
 
 /// A file beside the database that is given up when there is no room left for the database itself.
@@ -125,6 +125,7 @@ pub(super) fn open(
         return match known {
             Known::Failing(_) => {
                 let connection = schema::open(&path)?;
+                bound::set(&connection, bound::IN_PLACE)?;
                 Ok((connection, Standing { path, degraded: None, damaged: None }))
             }
             _ => Err(failed),
@@ -186,6 +187,8 @@ fn open_main(
         }
         remove(fallback)?;
     }
+    // Not before what the fallback holds is in it.
+    bound::set(&connection, bound::IN_PLACE)?;
     Ok((connection, damaged))
 }
 
@@ -237,13 +240,17 @@ fn open_fallback(
     let mut damaged = None;
     if path.exists() {
         match suspect.map_or_else(|| schema::open(&path), |why| Err(Error::Damaged(why.to_owned()))) {
-            Ok(connection) => return Ok((connection, None)),
+            Ok(connection) => {
+                bound::set(&connection, bound::IN_FALLBACK)?;
+                return Ok((connection, None));
+            }
             Err(error) => damaged = Some(error.damage().ok_or(error)?),
         }
         set_aside(&path, "corrupt")?;
     }
     begin_fallback(main, &path, now)?;
     let connection = schema::open(&path)?;
+    bound::set(&connection, bound::IN_FALLBACK)?;
     // Of an earlier one that was set aside nobody knows what it had counted.
     if has_damaged(&path) {
         let why = damaged.as_deref().unwrap_or("an earlier fallback was set aside");

@@ -1,16 +1,22 @@
 //! How many remediations may be open: so many in all, and of each rule at most half of what the others leave. So however
-//! many needs one rule is told of, there is always room for those of another one.
+//! many needs one rule is told of, there is always room for those of another one. And so many as the database can hold
+//! to their ends.
 
 use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::Incoming;
+use super::{Incoming, Labels, bound};
+
+/// What one takes in the database until its end, in bytes, without its labels: what was seen, its steps, its messages.
+const TO_ITS_END: u64 = 4 << 10;
 
 /// What is open, by rule.
 pub(super) struct Room {
     most: usize,
     open: usize,
+    /// In the database.
+    bytes: u64,
     of_rules: HashMap<String, usize>,
 }
 
@@ -21,18 +27,20 @@ impl Room {
             db.prepare_cached("SELECT rule, count(*) FROM remediation WHERE outcome IS NULL GROUP BY rule")?;
         let of_rules: HashMap<String, usize> =
             counts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-        Ok(Self { most, open: of_rules.values().sum(), of_rules })
+        let bytes = bound::left_for_new(db)?;
+        Ok(Self { most, open: of_rules.values().sum(), bytes, of_rules })
     }
 
     /// Whether this rule may have another one open.
     pub(super) fn is_left_for(&self, rule: &str) -> bool {
         let own = self.of_rules.get(rule).copied().unwrap_or(0);
-        own < self.most.saturating_sub(self.open - own).div_ceil(2)
+        self.bytes > 0 && own < self.most.saturating_sub(self.open - own).div_ceil(2)
     }
 
-    /// One was opened.
-    pub(super) fn take(&mut self, rule: &str) {
+    /// One was opened, with this on record.
+    pub(super) fn take(&mut self, rule: &str, labels: &Labels) {
         self.open += 1;
+        self.bytes = self.bytes.saturating_sub(labels.json().len() as u64 + TO_ITS_END);
         match self.of_rules.get_mut(rule) {
             Some(open) => *open += 1,
             None => drop(self.of_rules.insert(rule.to_owned(), 1)),

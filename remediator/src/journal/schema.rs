@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, config::DbConfig, params};
 
-use super::{Error, statement, store::json, timeline::note_counted};
+use super::{Error, bound, statement, store::json, timeline::note_counted};
 use crate::{clock::Moment, text::printable};
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
@@ -317,7 +317,8 @@ pub(super) fn make_room(path: &Path, connection: &Connection) -> Result<(), Erro
 
 /// The same inside a transaction: the log has grown with what was written.
 pub(super) fn keep_room(connection: &Connection) -> rusqlite::Result<()> {
-    if has_free_pages(connection)? { Ok(()) } else { grow(connection) }
+    let is_enough = has_free_pages(connection)? || !bound::admits(connection, GROWN.into())?;
+    if is_enough { Ok(()) } else { grow(connection) }
 }
 
 fn has_free_pages(connection: &Connection) -> rusqlite::Result<bool> {

@@ -352,7 +352,7 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
                 alert.impact,
                 seen
             ])?;
-            room.take(&alert.rule);
+            room.take(&alert.rule, &alert.labels);
             tally.opened += 1;
         }
     }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod retention;
+mod size;
 mod stress;
 
 use std::{

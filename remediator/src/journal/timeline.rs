@@ -67,6 +67,16 @@ pub(super) fn retain_some(db: &Connection, now: &Moment) -> rusqlite::Result<Por
     Ok(if forgotten == 0 { Portion::Last } else { Portion::Full })
 }
 
+/// Forgets some of the oldest that ended without acting, however young they are; answers how many.
+pub(super) fn forget_idle(db: &Connection) -> rusqlite::Result<usize> {
+    execute(
+        db,
+        "DELETE FROM remediation WHERE id IN (
+           SELECT id FROM remediation WHERE outcome IS NOT NULL AND acted = 0 ORDER BY id LIMIT ?1)",
+        params![PORTION],
+    )
+}
+
 /// Of the oldest rows of a table those whose moment is before `before` on the timeline.
 fn forget_oldest(db: &Connection, table: &str, column: &str, before: i64) -> rusqlite::Result<usize> {
     let moment = query::moment(column);

@@ -10,11 +10,12 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    BATCH, Change, Done, Error,
+    BATCH, Change, Done, Error, bound,
     place::{self, Known, Locks, Places, Standing, Trouble},
     statement::execute,
+    timeline,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, complaint::Complaint};
 
 /// Between two looks at whether more has come.
 const GLANCE: Duration = Duration::from_micros(50);
@@ -64,6 +65,8 @@ impl Writer {
         match trouble {
             Trouble::Damaged if degraded => self.reopen(Known::FallbackDamaged(why)),
             Trouble::Damaged => self.reopen(Known::Damaged(why)),
+            // The disk may have plenty. What is new waits until there is room again.
+            Trouble::Full if self.connection.as_ref().is_some_and(forgets_at_its_bound) => {}
             Trouble::Full if !degraded && place::give_up_ballast(&self.places.dir) => {}
             // Where it fell back to fails as well: that is tried again with each change.
             Trouble::Full | Trouble::Failing if degraded => {}
@@ -79,9 +82,28 @@ impl Writer {
                 self.connection = Some(connection);
                 self.standing.send_replace(standing);
             }
-            Err(error) => tracing::error!(%error, "the state cannot be opened anywhere"),
+            Err(error) => {
+                static NOWHERE: Complaint = Complaint::new();
+                if let Some(untold) = NOWHERE.is_due() {
+                    tracing::error!(%error, untold, "the state cannot be opened anywhere");
+                }
+            }
         }
     }
+}
+
+/// Whether the database is as large as it may be; then some of the oldest is forgotten.
+fn forgets_at_its_bound(db: &Connection) -> bool {
+    if !bound::is_reached(db) {
+        return false;
+    }
+    match timeline::forget_idle(db) {
+        Ok(forgotten) => {
+            tracing::warn!(forgotten, "the state is as large as it may be: the oldest of it is forgotten");
+        }
+        Err(error) => tracing::error!(%error, "the state is as large as it may be"),
+    }
+    true
 }
 
 /// What the last commit was like. Whoever was answered together mostly comes again together: the first of them to come
@@ -147,7 +169,10 @@ pub(super) fn commit(
     };
     let company = Company { changes: replies.len(), flush: flush.elapsed() };
     if let Err((trouble, error)) = &committed {
-        tracing::error!(error, changes = replies.len(), "the state could not be written");
+        static UNWRITTEN: Complaint = Complaint::new();
+        if let Some(untold) = UNWRITTEN.is_due() {
+            tracing::error!(error, changes = replies.len(), untold, "the state could not be written");
+        }
         found = found.or_else(|| trouble.map(|trouble| (trouble, error.clone())));
         // After a failed commit the transaction may still be open.
         if let Some(connection) = connection.filter(|connection| !connection.is_autocommit()) {

@@ -23,7 +23,7 @@ fn clock(second: i64) -> Clock {
 }
 
 /// Opens it as the daemon does, as soon as the one before has let go of it.
-fn open_at(places: &Places, second: i64) -> Result<Journal, Error> {
+pub(super) fn open_at(places: &Places, second: i64) -> Result<Journal, Error> {
     loop {
         match Journal::open_in(places.clone(), clock(second)) {
             Err(Error::InUse(_)) => std::thread::yield_now(),
@@ -32,7 +32,7 @@ fn open_at(places: &Places, second: i64) -> Result<Journal, Error> {
     }
 }
 
-fn places(dir: &TempDir) -> Places {
+pub(super) fn places(dir: &TempDir) -> Places {
     Places { dir: dir.path().join("state"), fallback: Some(dir.path().join("run")) }
 }
 
