@@ -1,6 +1,14 @@
 //! Writes down what a person would look at first, before a repair destroys the evidence. The report stays on the host.
 
-use std::{fmt::Write as _, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::SystemTime,
+};
 
 use evenkeel_host::{config::format_bytes, docker::Object, journal};
 use futures_util::future::BoxFuture;
@@ -22,8 +30,11 @@ pub(super) const NAME: &str = "collect_report";
 
 /// A report's size at most, in bytes.
 const SIZE_MAX: usize = 256 * 1024;
-/// Reports kept, newest first.
+/// Reports kept.
 const KEPT: usize = 200;
+/// What a report says behind its target, with which it begins, and in how many bytes.
+const OF_RULE: &str = " of rule ";
+const HEAD_MAX: u64 = 8 << 10;
 
 /// Writes state and last log lines, or what fills the disk, to a file on the host (class S0). Taken before every
 /// repair, also where it is not named.
@@ -79,7 +90,7 @@ impl Action for CollectReport {
     fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Done, Failure>> {
         Box::pin(async move {
             let mut text = format!(
-                "{} of rule {}, remediation {}, {}\n\n{}\n\n",
+                "{}{OF_RULE}{}, remediation {}, {}\n\n{}\n\n",
                 job.target,
                 job.rule,
                 job.id,
@@ -195,8 +206,7 @@ async fn docker(job: &Job) -> String {
     text
 }
 
-/// Writes one report and forgets the oldest beyond [`KEPT`]. The names sort by the remediation's number; what else lies
-/// in the folder is not ours.
+/// Writes one report and forgets those beyond [`KEPT`]. What else lies in the folder is not ours.
 fn write(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut file =
@@ -204,14 +214,42 @@ fn write(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     let mut reports: Vec<_> = fs::read_dir(dir)?
         .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| is_report(&name.to_string_lossy())))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_report(name))
         .collect();
-    reports.sort_unstable_by(|a, b| b.cmp(a));
-    for old in reports.into_iter().skip(KEPT) {
-        fs::remove_file(old)?;
+    // The names sort by the remediation's number.
+    reports.sort_unstable();
+    while reports.len() > KEPT {
+        let old = reports.remove(dispensable(dir, &reports));
+        fs::remove_file(dir.join(old))?;
     }
     Ok(())
+}
+
+/// Which one is forgotten first: of the rule that has most, and of it of the target that has most, the oldest. So what
+/// comes again and again pushes out its own, and no other rule's or target's.
+fn dispensable(dir: &Path, reports: &[String]) -> usize {
+    let mut rules: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (position, name) in reports.iter().enumerate() {
+        rules.entry(name.split_once('-').map_or("", |(_, rule)| rule)).or_default().push(position);
+    }
+    let of_rule = rules.into_values().max_by_key(Vec::len).unwrap_or_default();
+    let mut targets: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for position in of_rule {
+        targets.entry(target_of(&dir.join(&reports[position]))).or_default().push(position);
+    }
+    let most = targets.values().map(Vec::len).max();
+    // Where several have as many, the oldest of all of them.
+    let oldest = targets.values().filter(|of_it| Some(of_it.len()) == most).filter_map(|of_it| of_it.first());
+    oldest.min().copied().unwrap_or(0)
+}
+
+/// The target that a report begins with; of one that cannot be read, none.
+fn target_of(path: &Path) -> String {
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(HEAD_MAX).read_to_end(&mut head));
+    let head = read.map_or(String::new(), |_| String::from_utf8_lossy(&head).into_owned());
+    head.split_once(OF_RULE).map_or(String::new(), |(target, _)| target.to_owned())
 }
 
 /// Whether a file's name is one that this action gives.
@@ -236,6 +274,26 @@ mod tests {
         names.sort();
         assert_eq!(names.len(), KEPT);
         assert_eq!(names[0], "00000005-r.txt");
+    }
+
+    #[test]
+    fn what_comes_again_and_again_pushes_out_its_own_reports_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = |id: usize, rule: &str, target: &str| {
+            write(dir.path(), &format!("{id:08}-{rule}.txt"), &format!("unit {target} of rule {rule}, …"))
+                .unwrap();
+        };
+        for id in 0..3 {
+            report(id, "disk", "/");
+            report(10 + id, "unit-failed", "true.service");
+        }
+        for id in 100..500 {
+            report(id, "unit-failed", &format!("fake-{}.service", id % 7));
+        }
+        let left = |id: usize, rule: &str| dir.path().join(format!("{id:08}-{rule}.txt")).exists();
+        assert!((0..3).all(|id| left(id, "disk") && left(10 + id, "unit-failed")));
+        assert!(left(499, "unit-failed") && !left(100, "unit-failed"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KEPT);
     }
 
     #[test]

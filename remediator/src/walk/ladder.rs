@@ -131,6 +131,14 @@ impl Walker {
         {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
         }
+        // Evidence of what may not begin is taken once it may: otherwise each repeat would push other evidence out.
+        if rule.acts()
+            && !way.acted
+            && let Some(refusal) = self.nothing_may_begin(id, rule, &sight, position).await?
+        {
+            self.metrics.decision(&rule.name, "refused", refusal.reason.as_str());
+            return self.refused(remediation, rule, refusal, &sight.seen).await;
+        }
         if !way.acted && rule.lack(&sight.seen).is_some() {
             let plan = self.assessor.plan(id, rule, &sight).await;
             way.shortfall = shortfall(rule, &sight, &plan);
@@ -335,6 +343,31 @@ impl Walker {
         }
         let question = self.assessor.question(id, rule, sight, class, true);
         Ok(self.journal.would_admit(question, now).await?.err())
+    }
+
+    /// Why none of the steps from `position` on that act would be admitted now, by the first of them.
+    async fn nothing_may_begin(
+        &self,
+        id: i64,
+        rule: &Rule,
+        sight: &Sight,
+        position: usize,
+    ) -> Result<Option<Refusal>, Error> {
+        let classes =
+            rule.steps.iter().skip(position).map(|step| step.0.class()).filter(|class| class.acts());
+        let mut asked = Vec::new();
+        let mut first = None;
+        for class in classes {
+            if asked.contains(&class) {
+                continue;
+            }
+            asked.push(class);
+            match self.refusal(id, rule, sight, class).await? {
+                None => return Ok(None),
+                Some(refusal) => first = first.or(Some(refusal)),
+            }
+        }
+        Ok(first)
     }
 
     /// What is told when this is the target that makes it a storm.

@@ -59,6 +59,25 @@ async fn a_limit_that_ends_soon_is_waited_for() {
     assert_eq!(record.next_allowed_wall_ms, None, "it waits for nothing any more");
 }
 
+/// Or each repeat of an alert that is held back would push the report of a true need out.
+#[tokio::test(start_paused = true)]
+async fn evidence_is_taken_of_what_may_begin_and_not_of_each_repeat() {
+    let mut bench = limited("[1/1h]");
+    let steps = [("report", Class::S0), ("restart", Class::S2)];
+    let steps = steps
+        .map(|(name, class)| bench.fake(name, class, if class.acts() { Does::Cure } else { Does::Nothing }));
+    bench.steps("unit", steps);
+    bench.heal("unit", APP).await;
+    for _ in 0..3 {
+        bench.world.sicken(APP);
+        assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Limited, "limited"));
+    }
+    assert_eq!(bench.world.called(), ["report", "restart"]);
+    sleep(minutes(60)).await;
+    assert_eq!(ended(&bench.heal("unit", APP).await), (Outcome::Succeeded, "verified"));
+    assert_eq!(bench.world.called(), ["report", "restart", "report", "restart"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_recovers_while_it_waits_is_left_alone() {
     let bench = limited("[1/4m]");
