@@ -1,6 +1,6 @@
-//! How many remediations may be open: so many in all, and of each rule at most half of what the others leave. So however
-//! many needs one rule is told of, there is always room for those of another one. And so many as the database can hold
-//! to their ends.
+//! How many remediations may be open: so many in all, and beyond that a small share of each rule. So however many needs
+//! one rule is told of, there is always room for some of another one. And so many as the database can hold to their
+//! ends.
 
 use std::collections::HashMap;
 
@@ -8,6 +8,8 @@ use rusqlite::{Connection, params};
 
 use super::{Incoming, Labels, bound};
 
+/// This part of all may be open of a rule, however many others are.
+const SHARE: usize = 16;
 /// What one takes in the database until its end, in bytes, without its labels: what was seen, its steps, its messages.
 const TO_ITS_END: u64 = 4 << 10;
 
@@ -34,7 +36,8 @@ impl Room {
     /// Whether this rule may have another one open.
     pub(super) fn is_left_for(&self, rule: &str) -> bool {
         let own = self.of_rules.get(rule).copied().unwrap_or(0);
-        self.bytes > 0 && own < self.most.saturating_sub(self.open - own).div_ceil(2)
+        self.bytes > 0
+            && (self.open < self.most || (own < self.most / SHARE && self.open < self.most.saturating_mul(2)))
     }
 
     /// One was opened, with this on record.

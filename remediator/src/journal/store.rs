@@ -24,8 +24,8 @@ use crate::{
 const SILENCE_MS: i64 = 86_400_000;
 
 impl Journal {
-    /// Takes one delivery's admitted alerts, as far as there is room with `most` remediations open, half of what the
-    /// others leave for each rule. None of it where there is no room from the beginning: each open one comes to an end by
+    /// Takes one delivery's admitted alerts, as far as there is room with `most` remediations open, and a small share
+    /// for each rule. None of it where there is no room from the beginning: each open one comes to an end by
     /// itself, so whoever sends it again gets through.
     ///
     /// # Errors

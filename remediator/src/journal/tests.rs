@@ -326,7 +326,7 @@ fn of_rule(rule: &str, numbers: std::ops::Range<u32>) -> Vec<Incoming> {
 #[tokio::test]
 async fn while_it_is_full_a_delivery_is_refused_whole() {
     let (dir, journal) = open();
-    let accept = async |alerts: Vec<Incoming>| journal.accept(alerts, 200, at(0)).await.unwrap();
+    let accept = async |alerts: Vec<Incoming>| journal.accept(alerts, 100, at(0)).await.unwrap();
     assert!(matches!(accept(of_rule("one", 0..99)).await, Accepted::Taken(_)));
     let tally = Tally { opened: 1, absorbed: 9, resolved: 0, left: 900 };
     assert_eq!(accept(of_rule("one", 90..1_000)).await, Accepted::Taken(tally));
@@ -351,14 +351,14 @@ async fn one_delivery_opens_no_more_than_there_is_room_for_and_leaves_some_to_ot
         Accepted::Taken(tally) => (tally.opened, tally.left),
         Accepted::TooMany => (0, 0),
     };
-    assert_eq!(accept(of_rule("flood", 0..20_000)).await, (500, 19_500));
+    assert_eq!(accept(of_rule("flood", 0..20_000)).await, (1_000, 19_000));
     assert_eq!(accept(of_rule("flood", 20_000..20_001)).await, (0, 0), "it waits");
-    assert_eq!(accept(of_rule("another", 0..20_000)).await, (250, 19_750));
+    assert_eq!(accept(of_rule("another", 0..20_000)).await, (62, 19_938));
     assert_eq!(accept(of_rule("true", 0..10)).await, (10, 0));
     // With one that waits in the same delivery, each is taken as far as it may be.
     let mixed = [of_rule("flood", 20_000..20_001), of_rule("true", 10..20)].concat();
     assert_eq!(accept(mixed).await, (10, 1));
-    assert_eq!(reader(&dir).queue().unwrap().0, 770);
+    assert_eq!(reader(&dir).queue().unwrap().0, 1_082);
 }
 
 #[tokio::test]
