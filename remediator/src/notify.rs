@@ -379,7 +379,10 @@ impl Notifier {
             Form::Slack => slack.clone(),
         };
         let receivers = self.receivers.iter().filter(|receiver| wants(receiver));
-        receivers.map(|receiver| Letter { receiver: receiver.key(), body: body(receiver.form) }).collect()
+        let urgent = notice.occasion == Occasion::Approval || notice.occasion.escalates();
+        receivers
+            .map(|receiver| Letter { receiver: receiver.key(), body: body(receiver.form), urgent })
+            .collect()
     }
 }
 

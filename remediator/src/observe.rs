@@ -283,6 +283,11 @@ impl Observation {
 }
 
 impl Unit {
+    /// Whether it does not exist, is nothing that was left behind, and nothing on the host names it: a name only.
+    pub fn is_unheard_of(&self) -> bool {
+        self.load_state == "not-found" && self.active_state == "inactive" && self.named_by.is_empty()
+    }
+
     /// Whether it ended in failure and stays so.
     pub fn is_failed(&self) -> bool {
         self.active_state == "failed"

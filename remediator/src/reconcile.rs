@@ -126,7 +126,13 @@ impl Reconciler {
         let config = Arc::clone(&self.live.borrow());
         let assessor = self.walker.assessor.under(config);
         let now = self.walker.clock.now();
-        let needs = self.walker.journal.unresolved(assessor.config.reconcile.alert_ttl, now).await?;
+        let rules = assessor.config.rules.iter().filter(|rule| is_taken_up(rule));
+        let rules: Vec<String> = rules.map(|rule| rule.name.clone()).collect();
+        let asks = assessor.config.alertmanager.is_some();
+        let outcomes =
+            Outcome::ALL.into_iter().filter(|outcome| may_be_held(*outcome) || asks && is_well(*outcome));
+        let ttl = assessor.config.reconcile.alert_ttl;
+        let needs = self.walker.journal.unresolved(rules, outcomes.collect(), ttl, now).await?;
         let mut taken_up = 0;
         // Alertmanager is asked once a rule in each look.
         let mut known: HashMap<String, Option<Alerts>> = HashMap::new();
@@ -135,7 +141,7 @@ impl Reconciler {
             let held = is_held(&need.record) && (decided || need.left.is_zero());
             // What was cured, or was well, and is in need again while its alert never stopped firing: no delivery comes
             // for that before the repeat interval is over.
-            let relapsed = is_well(&need.record) && assessor.config.alertmanager.is_some();
+            let relapsed = asks && need.record.outcome.is_some_and(is_well);
             if !(held || relapsed && assessor.look(rule, &target).await.is_ok())
                 || !self.admitted(&assessor, rule, &target).await?
             {
@@ -187,7 +193,7 @@ impl Reconciler {
 /// The rule and the target of a need, when the rule is one that repairs what alerts are about and still admits it.
 fn repairs<'a>(assessor: &'a Assessor, record: &Record) -> Option<(&'a Rule, Target)> {
     let rule = assessor.config.rules.iter().find(|rule| rule.name == record.rule)?;
-    if rule.on_demand() || !rule.acts() || rule.mode == Mode::Plan {
+    if !is_taken_up(rule) {
         return None;
     }
     let same_kind = record.kind() == Some(rule.selector.kind);
@@ -195,9 +201,19 @@ fn repairs<'a>(assessor: &'a Assessor, record: &Record) -> Option<(&'a Rule, Tar
     Some((rule, target))
 }
 
+/// Whether a rule repairs what alerts are about.
+fn is_taken_up(rule: &Rule) -> bool {
+    !rule.on_demand() && rule.acts() && rule.mode > Mode::Plan
+}
+
 /// Whether nothing was to be done when it ended.
-fn is_well(record: &Record) -> bool {
-    matches!(record.outcome, Some(Outcome::Succeeded | Outcome::NotNeeded))
+fn is_well(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Succeeded | Outcome::NotNeeded)
+}
+
+/// Whether what ended so may have ended without curing its need, for a reason that may pass.
+fn may_be_held(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Limited | Outcome::Blocked) || outcome.escalates()
 }
 
 /// Whether it ended without curing its need, for a reason that may pass. Not what a person has refused, or was asked

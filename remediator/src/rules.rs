@@ -152,10 +152,14 @@ impl Rule {
         self.selector.admit(canonical)
     }
 
-    /// Whether what was seen needs this rule. Rules that only observe are always needed: the alert itself is the news.
+    /// Whether what was seen needs this rule. Rules that only observe are needed by whatever there is, for the alert
+    /// itself is the news; not by a unit that does not exist and that nothing on the host names.
     pub fn need(&self, seen: &Observation) -> Need {
         if !self.acts() {
-            return Need::Needed;
+            return match seen {
+                Observation::Unit(unit) if unit.is_unheard_of() => Need::NotNeeded(seen.summary()),
+                _ => Need::Needed,
+            };
         }
         let needed = match (self.needed, seen) {
             (NeededWhen::Always, _) => true,
@@ -305,6 +309,19 @@ mod tests {
         assert!(!DoneWhen::Active.met(&before, &run("2", "exit-code")));
         // `reset-failed` alone makes it inactive with the old run's id: that is no new run.
         assert!(!DoneWhen::Active.met(&before, &run("1", "success")));
+    }
+
+    #[test]
+    fn a_rule_that_only_observes_is_needed_by_whatever_there_is() {
+        let rule = rule(
+            "{name: tell, match: ['a=\"b\"'], target: {unit: name, allow: ['*.service']}, steps: [notify]}",
+        );
+        let gone = Unit { load_state: "not-found".to_owned(), ..unit("inactive") };
+        let left_behind = Unit { active_state: "failed".to_owned(), ..gone.clone() };
+        for seen in [unit("active"), unit("failed"), left_behind] {
+            assert_eq!(rule.need(&Observation::Unit(seen)), Need::Needed);
+        }
+        assert!(matches!(rule.need(&Observation::Unit(gone)), Need::NotNeeded(_)));
     }
 
     #[test]

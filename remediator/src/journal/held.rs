@@ -10,7 +10,7 @@ use super::{
     statement::execute,
     store::{event, json},
 };
-use crate::clock::Moment;
+use crate::{clock::Moment, outcome::Outcome};
 
 /// So many are looked at in one go; more means that something else is wrong.
 const MOST: u32 = 1000;
@@ -30,14 +30,20 @@ pub struct Held {
 }
 
 impl Journal {
-    /// The ended remediations that are the last of their rule and target, whose alert was heard of within `ttl` and has
-    /// not said that it is resolved. Oldest first, and of every outcome. Not those that a person began: a person has
-    /// seen the answer.
+    /// The ended remediations of these rules that are the last of their rule and target, whose alert was heard of within
+    /// `ttl` and has not said that it is resolved. Where they are very many, those that were well come last, and those
+    /// that came last first. Not those that a person began: a person has seen the answer.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn unresolved(&self, ttl: Duration, now: Moment) -> Result<Vec<Held>, Error> {
-        self.change(move |db| unresolved(db, ttl, &now)).await
+    pub async fn unresolved(
+        &self,
+        rules: Vec<String>,
+        outcomes: Vec<Outcome>,
+        ttl: Duration,
+        now: Moment,
+    ) -> Result<Vec<Held>, Error> {
+        self.change(move |db| unresolved(db, &rules, &outcomes, ttl, &now)).await
     }
 
     /// Alertmanager no longer has the alert: as good as a message that it is resolved.
@@ -71,14 +77,24 @@ fn note_gone(db: &Connection, id: i64, now: &Moment) -> rusqlite::Result<()> {
     }
 }
 
-fn unresolved(db: &Connection, ttl: Duration, now: &Moment) -> rusqlite::Result<Vec<Held>> {
+fn unresolved(
+    db: &Connection,
+    rules: &[String],
+    outcomes: &[Outcome],
+    ttl: Duration,
+    now: &Moment,
+) -> rusqlite::Result<Vec<Held>> {
     let timeline = query::on_timeline(db, now)?;
     let oldest = timeline.wall_ms.saturating_sub(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
     let clause = "AS one WHERE seen_ms > ?1 AND outcome IS NOT NULL AND resolved_wall_ms IS NULL
+         AND rule IN (SELECT value FROM json_each(?3)) AND outcome IN (SELECT value FROM json_each(?4))
          AND json_extract(labels, '$.triggered_by') IS NULL
          AND id = (SELECT max(id) FROM remediation WHERE rule = one.rule AND kind = one.kind AND target = one.target)
-         ORDER BY id LIMIT ?2";
-    let records = query::records(db, clause, params![oldest, MOST])?;
+         ORDER BY outcome IN ('succeeded', 'not_needed'), id DESC LIMIT ?2";
+    let outcomes: Vec<&str> = outcomes.iter().map(|outcome| outcome.as_str()).collect();
+    let mut records = query::records(db, clause, params![oldest, MOST, json(&rules)?, json(&outcomes)?])?;
+    // Who was first is asked about first.
+    records.sort_unstable_by_key(|record| record.id);
     let mut ages = db.prepare_cached(&format!(
         "SELECT {}, seen_ms FROM remediation AS one WHERE id = ?1",
         query::moment("ended")

@@ -12,6 +12,8 @@ use crate::clock::Moment;
 pub const KEPT: Duration = Duration::from_secs(86_400);
 /// Messages that may wait for one receiver.
 const MOST: i64 = 100;
+/// As long as so many do not wait yet, those that need nobody are taken: however many they are, those that do find room.
+const MOST_OF_NEWS: i64 = 60;
 
 impl Journal {
     /// Writes messages down to be delivered; answers for how many there was no room.
@@ -63,7 +65,12 @@ pub(super) fn post(db: &Connection, letters: &[Letter], now: &Moment) -> rusqlit
             db,
             "INSERT INTO outbox (receiver, body, queued)
              SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM outbox WHERE receiver = ?1) < ?4",
-            params![letter.receiver, letter.body, json(now)?, MOST],
+            params![
+                letter.receiver,
+                letter.body,
+                json(now)?,
+                if letter.urgent { MOST } else { MOST_OF_NEWS }
+            ],
         )?;
         dropped += u64::from(posted == 0);
     }

@@ -301,6 +301,8 @@ pub struct Letter {
     pub receiver: String,
     /// The message.
     pub body: String,
+    /// Whether a person is needed, or asked: it finds room where others do not.
+    pub urgent: bool,
 }
 
 /// A message that waits to be delivered.

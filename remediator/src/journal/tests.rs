@@ -530,7 +530,7 @@ async fn an_approval_is_taken_once_and_in_time() {
     assert_eq!(decide(id, Verdict::Approve, 1).await, Decided::NotAwaiting, "nobody asked");
     assert_eq!(decide(99, Verdict::Approve, 1).await, Decided::Unknown);
     assert_eq!(journal.approval(id, at(1)).await.unwrap(), Approval::NotAsked);
-    let letter = Letter { receiver: "r".to_owned(), body: "please".to_owned() };
+    let letter = Letter { receiver: "r".to_owned(), body: "please".to_owned(), urgent: false };
     let write = || -> Write {
         let letter = letter.clone();
         Box::new(move |_, _| vec![letter])
@@ -553,6 +553,52 @@ async fn an_approval_is_taken_once_and_in_time() {
 }
 
 /// A file of the first shape becomes one of this, with what is in it.
+/// However many alerts there are that nothing can be done about.
+#[tokio::test]
+async fn what_is_held_is_found_among_thousands_that_are_not() {
+    let (dir, journal) = open();
+    let seed = opened(&journal, "fake.service", at(1)).await;
+    journal.end(seed, end(Outcome::NotNeeded, "already_well"), nobody(), at(1)).await.unwrap();
+    let held = opened(&journal, "true.service", at(1)).await;
+    journal.end(held, end(Outcome::Limited, "limited"), nobody(), at(1)).await.unwrap();
+    for (rule, outcome, sign) in
+        [("observes", "reported", -1), ("rule", "planned", -1), ("rule", "not_needed", 1)]
+    {
+        second_connection(&dir)
+            .execute(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+                 INSERT INTO remediation (id, rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
+                   last_seen_wall_ms, seen_ms, outcome, reason, ended, ended_wall_ms)
+                 SELECT ?3 * (i * 10 + length(?2)), ?1, kind, ?1 || ?2 || i, phase, '', labels, received, received_wall_ms,
+                   last_seen_wall_ms, seen_ms, ?2, reason, ended, ended_wall_ms FROM remediation, n WHERE id = ?4",
+                params![rule, outcome, sign, seed],
+            )
+            .unwrap();
+    }
+    let found = async |outcomes: &[Outcome]| {
+        let (rules, six_hours) = (vec!["rule".to_owned()], Duration::from_secs(6 * 3600));
+        let found = journal.unresolved(rules, outcomes.to_vec(), six_hours, at(2)).await.unwrap();
+        found.into_iter().map(|held| held.record.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[Outcome::Limited, Outcome::Blocked]).await, [held]);
+    let with_well = found(&[Outcome::Limited, Outcome::NotNeeded]).await;
+    assert_eq!((with_well.len(), with_well[0]), (1000, held));
+}
+
+/// Or whoever makes noise would keep a question to people from being asked.
+#[tokio::test]
+async fn what_needs_nobody_takes_no_room_from_what_does() {
+    let (_dir, journal) = open();
+    let post = async |count: usize, urgent| {
+        let letter = Letter { receiver: "r".to_owned(), body: "x".to_owned(), urgent };
+        journal.post(vec![letter; count], at(0)).await.unwrap()
+    };
+    assert_eq!(post(500, false).await, 440);
+    assert_eq!(post(30, true).await, 0);
+    assert_eq!(post(1, false).await, 1);
+    assert_eq!(post(20, true).await, 10);
+}
+
 #[tokio::test]
 async fn an_older_file_is_brought_up_to_this_version() {
     let dir = directory();

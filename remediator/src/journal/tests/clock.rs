@@ -76,7 +76,7 @@ async fn a_pause_and_a_storm_last_as_long_as_was_said() {
 async fn a_message_is_kept_for_its_day() {
     for jump in JUMPS {
         let (_dir, journal) = open();
-        let letter = Letter { receiver: "r".to_owned(), body: "text".to_owned() };
+        let letter = Letter { receiver: "r".to_owned(), body: "text".to_owned(), urgent: false };
         journal.post(vec![letter], at(0)).await.unwrap();
         let day = DAY_MS / 1000;
         journal.retain(jumped(day, jump)).await.unwrap();
