@@ -1,6 +1,8 @@
 //! Text of others, made fit to be shown: names, error texts, lines of logs. It ends up in terminals, in logs and in
 //! messages to people.
 
+use std::fmt::Write as _;
+
 /// Longer texts are cut, in characters.
 const MOST: usize = 2000;
 
@@ -13,7 +15,7 @@ pub fn printable(text: &str) -> String {
 pub(crate) fn printable_within(text: &str, most: usize) -> String {
     let mut shown = String::new();
     for character in text.trim_end().chars().take(most) {
-        if character.is_control() || is_unseen(character) {
+        if is_unseen(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
@@ -25,14 +27,66 @@ pub(crate) fn printable_within(text: &str, most: usize) -> String {
     shown
 }
 
-/// Characters that change the direction or are not seen at all.
-pub(crate) fn is_unseen(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// JSON in which nothing steers a terminal or is hidden either; it means the same.
+pub fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        // What is no string has none of these.
+        if character != '\n' && is_unseen(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Characters that steer, change the direction, or are not seen: all that are no part of a text by Unicode's categories
+/// (Cc, Cf, Co, Cn, Z but the space), and those that are and show nothing.
+pub fn is_unseen(character: char) -> bool {
+    match character {
+        ' '..='~' => false,
+        '\u{34f}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{17b4}'
+        | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{ffa0}'
+        | '\u{e0100}'..='\u{e01ef}' => true,
+        _ => {
+            // Behind a letter, where a combining mark stands for itself.
+            let mut text = [b'x', 0, 0, 0, 0];
+            let end = 1 + character.encode_utf8(&mut text[1..]).len();
+            std::str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().nth(1) == Some('\\'))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_hidden() {
+        for character in "\u{0}\u{7f}\u{9b}\u{ad}\u{61c}\u{115f}\u{200b}\u{202e}\u{2066}\u{2800}\u{3164}\u{fe0f}\u{feff}\u{ffa0}\u{e000}\u{378}\u{e0041}\u{e0100}".chars() {
+            assert!(is_unseen(character), "{character:?}");
+            let name = format!("a{character}b");
+            assert!(printable(&name).is_ascii() && printable(&name).len() > 3, "{name:?}");
+            let json = printable_json(&format!("{{\"name\":{}}}", serde_json::json!(name)));
+            assert!(json.chars().all(|character| !is_unseen(character)), "{json:?}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["name"], name);
+        }
+        for text in ["größer ✓ 日本語 हिन्दी ไทย", "e\u{301}"] {
+            assert_eq!(printable(text), text);
+        }
+    }
 
     #[test]
     fn nothing_steers_a_terminal() {

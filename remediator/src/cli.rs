@@ -30,6 +30,7 @@ use crate::{
     history, journal,
     pipeline::State,
     selftest, serve, simulate, status,
+    text::printable_lines,
 };
 
 /// EX_USAGE of sysexits.h.
@@ -341,7 +342,8 @@ async fn order(
     out: &mut impl Write,
 ) -> anyhow::Result<String> {
     let said = control::order(config, path, &body).await?;
-    writeln!(out, "{said}")?;
+    // Whoever answers is the one who holds the socket, and may be anybody after that.
+    writeln!(out, "{}", printable_lines(&said))?;
     Ok(said)
 }
 

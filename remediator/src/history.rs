@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     journal::{Phase, Reader, Record, StepRecord},
     target::Kind,
-    text::{printable, printable_lines},
+    text::{printable, printable_json, printable_lines},
 };
 
 /// The remediations, newest first.
@@ -34,8 +34,8 @@ pub fn history(
     }
     for remediation in recent {
         let (steps, events) = (reader.steps(remediation.id)?, reader.events(remediation.id)?);
-        serde_json::to_writer(&mut *out, &Full::new(&remediation, steps, events))?;
-        writeln!(out)?;
+        let json = serde_json::to_string(&Full::new(&remediation, steps, events))?;
+        writeln!(out, "{}", printable_json(&json))?;
     }
     Ok(())
 }

@@ -51,7 +51,12 @@ pub(crate) async fn write(view: &View<'_>, body: &[u8], out: &mut impl Write) ->
             }
             Meaning::Ours(incoming) => {
                 accepted += 1;
-                writeln!(out, "  rule    {}\n  target  {}", incoming.rule, incoming.target)?;
+                writeln!(
+                    out,
+                    "  rule    {}\n  target  {}",
+                    incoming.rule,
+                    printable(&incoming.target.to_string())
+                )?;
                 if !incoming.firing {
                     writeln!(out, "  result  noted; it is never taken for a repair")?;
                 } else if let Some(rule) = config.rules.iter().find(|rule| rule.name == incoming.rule) {

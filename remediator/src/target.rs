@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use evenkeel_host::{resolve::HostName, systemd::is_unit_name};
 use serde::{Deserialize, Serialize};
 
-use crate::pattern::Pattern;
+use crate::{pattern::Pattern, text::is_unseen};
 
 /// The kinds of things evenkeel repairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,7 +178,10 @@ impl Selector {
     pub fn admit(&self, name: &str) -> Result<Target, NoTarget> {
         if !self.kind.is_name(name) {
             Err(NoTarget::NotAName)
-        } else if !self.allow.iter().any(|pattern| pattern.matches(name)) {
+        } else if !self.allow.iter().any(|pattern| {
+            // What is not seen may stand in for something else: it takes somebody who wrote it down.
+            pattern.matches(name) && (pattern.is_literal() || !name.chars().any(is_unseen))
+        }) {
             Err(NoTarget::NotAllowed)
         } else {
             Ok(Target { kind: self.kind, name: name.to_owned() })
@@ -248,5 +251,9 @@ mod tests {
         assert_eq!(rule.select(&BTreeMap::new()), Err(NoTarget::LabelMissing));
         assert!(selector(Kind::Filesystem, "/").admit("/").is_ok());
         assert!(selector(Kind::Filesystem, "/srv/*").admit("/srv/a b").is_ok());
+        for hidden in ["/srv/a\u{200b}", "/srv/\u{202e}a", "/srv/\u{3164}"] {
+            assert_eq!(selector(Kind::Filesystem, "/srv/*").admit(hidden), Err(NoTarget::NotAllowed));
+            assert!(selector(Kind::Filesystem, hidden).admit(hidden).is_ok());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Text that goes to people and into commands: names by which things are known, and words for a shell. What others said
 //! is made fit to be shown by [`printable`].
 
-pub use evenkeel_host::text::printable;
+pub use evenkeel_host::text::{is_unseen, printable, printable_json};
 
 /// Behind so many bytes no further line begins.
 const MOST_OF_LINES: usize = 16 * 1024;
