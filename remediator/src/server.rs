@@ -142,6 +142,11 @@ impl Server {
         if request.method() != Method::POST {
             return reply::method_not_allowed("POST");
         }
+        // With `auth: none` whatever runs on this host may deliver; a page in a browser on it may not, under whatever name
+        // it has this address looked up. Browsers say with every POST where it comes from; Alertmanager never does.
+        if request.headers().contains_key(header::ORIGIN) {
+            return reply::text(StatusCode::FORBIDDEN, "deliveries do not come from a browser\n");
+        }
         if !is_json(request.headers()) {
             return reply::text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -301,6 +301,12 @@ async fn a_bad_request_is_told_why_and_nothing_is_remembered() {
         let answer = receiver.post_to("/api/v1/alerts", TOKEN, kind, firing("/no/such/a")).await;
         assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
     }
+    let browser = receiver.client.post(receiver.url("/api/v1/alerts")).bearer_auth(TOKEN);
+    let browser = browser
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ORIGIN, "http://rebound.example");
+    let answer = browser.body(firing("/no/such/a")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert!(receiver.reader().recent(None, None, 10).unwrap().is_empty(), "something was remembered");
     let requests = |code| format!("evenkeel_remediator_webhook_requests_total{{code=\"{code}\"}}");
     assert_eq!(receiver.metric(&requests(400)).await, 14.0);
