@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # A tarball of both binaries with everything that is shipped with them, in FOLDER, and SHA256SUMS of what lies there. From
-# a clone: what git does not know is not in it, and the same commit makes the same bytes.
+# a clone: what git does not know is not in it, and the same commit makes the same bytes. After packaging/deb/build.sh,
+# which has the programs write manual pages and completions.
 #
 #   packaging/tarball.sh PROFILE FOLDER
 
@@ -14,9 +15,10 @@ name=evenkeel-$version.linux-$(dpkg --print-architecture)
 
 mkdir -p "$folder"
 rm -f "$folder"/evenkeel-*.tar.gz
-git ls-files -z LICENSE README.md CHANGELOG.md alerts grafana packaging |
+git ls-files -z LICENSE README.md CHANGELOG.md alerts docs grafana packaging |
     tar --create --null --files-from=- \
         --directory="target/$profile" evenkeel-exporter evenkeel-remediator \
+        --directory=../packaging --sort=name man completions \
         --format=gnu --mtime="@$(git log -1 --format=%ct)" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --transform="s,^,$name/," |
     gzip --best --no-name >"$folder/$name.tar.gz"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Debian packages of both binaries as cargo has built them, by cargo-deb (tests/fetch-tools.sh deb). What is in them is
-# said in the crates' Cargo.toml.
+# said in the crates' Cargo.toml; what the programs write about themselves lies in target/packaging.
 #
 #   packaging/deb/build.sh PROFILE FOLDER [FLAG OF CARGO-DEB...]
 
@@ -10,13 +10,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 profile=${1:?a profile of cargo} folder=${2:?a folder for the packages}
 shift 2
+binaries=${CARGO_TARGET_DIR:-target}/$profile
+# Cargo's one exception.
+if [ "$profile" = dev ]; then binaries=${binaries%dev}debug; fi
 
 # The time of the last commit in all of it: the same sources make the same package.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 
-mkdir -p "$folder"
+written=target/packaging
+rm -rf -- "$written"
+mkdir -p "$folder" "$written/completions"
 for package in evenkeel-exporter evenkeel-remediator; do
-    rm -f "$folder/$package"_*.deb
+    "$binaries/$package" generate man --dir "$written/man"
+    for shell in bash zsh fish; do
+        "$binaries/$package" generate completions "$shell" >"$written/completions/$package.$shell"
+    done
+    rm -f -- "$folder/$package"_*.deb
     cargo deb --quiet --no-build --locked --profile "$profile" --package "$package" --output "$folder/" "$@"
 done
