@@ -376,10 +376,10 @@ engine() { # engine RELEASE: a tree with this release's Docker engine
     mv -T "$tree" "$target"
 }
 
-image() { # image RELEASE: a minimal tree with systemd, a bus and polkit, as one tar file
+image() { # image RELEASE: a minimal tree with systemd, a bus, polkit and Python's Redis client, as one tar file
     local release=$1 target tree packages
     # debootstrap does not find by itself what provides polkitd's logind.
-    packages=systemd,systemd-sysv,dbus,libpam-systemd,polkitd
+    packages=systemd,systemd-sysv,dbus,libpam-systemd,polkitd,python3-redis
     target=$images/systemd-$release.tar
     if [ -s "$target" ] && [ "$(cat "$target.packages" 2>/dev/null)" = "$packages" ]; then return; fi
     echo "making the systemd image ($release), about half a minute"

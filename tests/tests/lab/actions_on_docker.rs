@@ -120,7 +120,8 @@ async fn on_images_stop_at_the_mark() -> Result<()> {
 }
 
 async fn on_logs_keep_the_newest() -> Result<()> {
-    const NAME: &str = "acted-chatty";
+    // Case 9 of the operations documents.
+    const NAME: &str = "quantum_market_publisher";
     let engine = Engine::start(Options { disk_mib: 200, ..Options::default() }).await?;
     let program = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); head -c 40000 /dev/zero | tr '\\0' x | fold -w 1000; echo; done; echo the end; exec sleep 600";
     engine.run(&["--name", NAME, "--stop-signal", "KILL"], &["sh", "-c", program]).await?;

@@ -41,6 +41,8 @@ const TOKEN: &str = "a token that only this test knows";
 pub(crate) struct Setup<'a> {
     /// The host.
     pub(crate) around: Surroundings,
+    /// The exporter's configuration; without one its defaults hold.
+    pub(crate) exporter: &'a str,
     /// The remediator's configuration without `server`, `state` and `notify`; PROMETHEUS and ALERTMANAGER stand for their
     /// addresses.
     pub(crate) remediator: &'a str,
@@ -85,11 +87,14 @@ impl ClosedLoop {
             .replace("PROMETHEUS", &local(Some(&ports.prometheus)))
             .replace("ALERTMANAGER", &local(ports.alertmanagers.first()));
         fs::write(&config, preamble + &rest)?;
+        let exporter = dir.join("exporter.yml");
+        fs::write(&exporter, setup.exporter)?;
+        let exporter = (!setup.exporter.is_empty()).then_some(exporter.as_path());
         let (token, people_url) = (dir.join("webhook.token"), people.url());
         let wiring = Wiring { ports: &ports, token: &token, hurry: true, people: Some(&people_url) };
         let files = wiring.write(&dir)?;
         let (exporter, remediator, prometheus, alertmanagers) = try_join!(
-            Exporter::start(&dir, ports.exporter, None, &setup.around),
+            Exporter::start(&dir, ports.exporter, exporter, &setup.around),
             Remediator::start(&dir, ports.remediator, &config, &setup.around),
             Prometheus::start(&files.prometheus, ports.prometheus),
             start_alertmanagers(&files.alertmanager, &ports.alertmanagers),

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use evenkeel_tests::{binaries::Surroundings, systemd_host::SystemdHost, wait::wait_for};
+use evenkeel_tests::{binaries::Surroundings, redis_server, systemd_host::SystemdHost, wait::wait_for};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -22,17 +22,6 @@ const RL_MONITOR: &str = "quantum-rl-monitor.service";
 const CLM: &str = "quantum-clm.service";
 const RISK_SAFETY: &str = "quantum-risk-safety.service";
 const PORTFOLIO: &str = "quantum-portfolio-intelligence.service";
-
-/// What Python 3.11 said when these were provoked (host/tests/diagnose): the lab's hosts have none.
-const NO_MODULE: &str = r#"Traceback (most recent call last):
-  File "<string>", line 1, in <module>
-ModuleNotFoundError: No module named 'microservices'
-"#;
-const NO_NAME: &str = r#"Traceback (most recent call last):
-  File "/usr/lib/python3/dist-packages/redis/connection.py", line 620, in connect
-    raise ConnectionError(self._error_message(e))
-redis.exceptions.ConnectionError: Error -3 connecting to quantum_redis:6379. Temporary failure in name resolution.
-"#;
 
 /// Each service with its unit file, and the cause and a part of the cure that must be told.
 const SERVICES: &[(&str, &str, &str, &str)] = &[
@@ -56,13 +45,13 @@ const SERVICES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         RISK_SAFETY,
-        "[Service]\nExecStart=/bin/sh -c '[ -n \"$PYTHONPATH\" ] || { cat /srv/no-module >&2; exit 1; }; exec sleep 600'\n",
+        "[Service]\nUser=qt\nExecStart=/usr/bin/python3 -m microservices.risk_safety.main\n",
         "module_not_found",
         "Environment=PYTHONPATH=",
     ),
     (
         PORTFOLIO,
-        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=1\nExecStart=/bin/sh -c 'getent hosts quantum_redis || { cat /srv/no-name >&2; exit 1; }; exec sleep 600'\n",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=1\nExecStart=/usr/bin/python3 -c 'import redis, time; redis.Redis(host=\"quantum_redis\").ping(); time.sleep(600)'\n",
         "name_resolution",
         "give quantum_redis an alias in /etc/hosts (127.0.0.1 quantum_redis)",
     ),
@@ -89,6 +78,7 @@ async fn refuses_and_tells() -> Result<()> {
     let engine = shared::engine().await?;
     let host = SystemdHost::start(engine.clone()).await?;
     let around = Surroundings { bus: Some(host.bus_address()), docker: Some(engine.host()) };
+    let redis = redis_server::on_host(&host).await?;
     provoke(&host).await?;
     let at = ClosedLoop::start(Setup { around, remediator: REMEDIATOR, ..Setup::default() }).await?;
     for (unit, _, cause, _) in SERVICES {
@@ -106,20 +96,27 @@ async fn refuses_and_tells() -> Result<()> {
         is_refused(&at, &host, unit, cause, cure).await?;
     }
     a_loop_is_reported(&at).await?;
-    cured_is_restarted(&at, &host).await?;
+    let writes = "[Service]\nReadWritePaths=/home/qt/quantum_trader/runtime\n";
+    cured_is_restarted(&at, &host, EXECUTION, writes).await?;
+    let path = "[Service]\nEnvironment=\"PYTHONPATH=/home/qt/quantum_trader\"\n";
+    cured_is_restarted(&at, &host, RISK_SAFETY, path).await?;
     // The document's own fix, and the service comes up by its own Restart=.
     host.exec(&["sh", "-c", "echo '127.0.0.1 quantum_redis' >>/etc/hosts"]).await?;
     wait_for("the name to resolve for its service", SOON, async || {
         ensure!(host.property(PORTFOLIO, "SubState").await? == "running");
         Ok(())
     })
-    .await
+    .await?;
+    drop(redis);
+    Ok(())
 }
 
 async fn provoke(host: &SystemdHost) -> Result<()> {
-    host.exec(&["sh", "-ec", "useradd --system qt; mkdir -p /home/qt/quantum_trader/runtime"]).await?;
-    host.write_file("/srv/no-module", NO_MODULE).await?;
-    host.write_file("/srv/no-name", NO_NAME).await?;
+    let prepare = "useradd --system qt
+        code=/home/qt/quantum_trader/microservices/risk_safety
+        mkdir -p /home/qt/quantum_trader/runtime $code
+        echo 'import time; time.sleep(600)' >$code/main.py";
+    host.exec(&["sh", "-ec", prepare]).await?;
     for (unit, text, ..) in SERVICES {
         host.install_unit(unit, text).await?;
     }
@@ -168,27 +165,24 @@ async fn a_loop_is_reported(at: &ClosedLoop) -> Result<()> {
     Ok(())
 }
 
-/// The document's own fix: a drop-in that lets it write. Only then is it restarted, and runs.
-async fn cured_is_restarted(at: &ClosedLoop, host: &SystemdHost) -> Result<()> {
-    let folder = format!("/etc/systemd/system/{EXECUTION}.d");
-    let text = "[Service]\nReadWritePaths=/home/qt/quantum_trader/runtime\n";
+/// The document's own fix, as a drop-in. Only then is the service restarted, and runs.
+async fn cured_is_restarted(at: &ClosedLoop, host: &SystemdHost, unit: &str, text: &str) -> Result<()> {
+    let folder = format!("/etc/systemd/system/{unit}.d");
     // The lab's /etc is its own copy, which the remediator sees: there the file is as young as on the host.
     fs::create_dir_all(&folder)?;
-    fs::write(format!("{folder}/writes.conf"), text)?;
+    fs::write(format!("{folder}/cure.conf"), text)?;
     host.exec(&["mkdir", "-p", &folder]).await?;
-    host.write_file(&format!("{folder}/writes.conf"), text).await?;
+    host.write_file(&format!("{folder}/cure.conf"), text).await?;
     host.systemctl(&["daemon-reload"]).await?;
     let record = at
-        .remediation("the restart after the cure", ("unit-failed", EXECUTION), |one| {
-            one["outcome"] == "succeeded"
-        })
+        .remediation("the restart after the cure", ("unit-failed", unit), |one| one["outcome"] == "succeeded")
         .await?;
     let changed = record["before"]["unit"]["why"]["changed"].as_str().unwrap_or_default();
-    ensure!(changed.contains("writes.conf has changed since"), "{record:#}");
-    ensure!(host.property(EXECUTION, "ActiveState").await? == "active");
-    ensure!(host.starts(EXECUTION).await? == 2, "by the test, and by the one repair");
+    ensure!(changed.contains("cure.conf has changed since"), "{record:#}");
+    ensure!(host.property(unit, "ActiveState").await? == "active");
+    ensure!(host.starts(unit).await? == 2, "by the test, and by the one repair");
     let scrape = at.exporter.scrape().await?;
-    let told = scrape.all("systemd_service_failure_cause", &[("name", EXECUTION)]).count();
+    let told = scrape.all("systemd_service_failure_cause", &[("name", unit)]).count();
     ensure!(told == 0, "what runs fails of nothing");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What takes root reaches an exporter that is not root: by `evenkeel-exporter facts`, and not otherwise.
+//! What takes root reaches an exporter that is not root: by `evenkeel-exporter facts`, and not otherwise. Case 9 of the
+//! operations documents: how large the log of `quantum_market_publisher` is.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -20,6 +21,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// Where everyone may start the exporter, wherever the sources lie.
 const PROGRAM: &str = "/run/exporter-of-nobody";
 
+const NAME: &str = "quantum_market_publisher";
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("facts_by_root_tell_the_sizes_of_logs", sizes_of_logs)]
 }
@@ -28,7 +31,7 @@ async fn sizes_of_logs() -> Result<()> {
     let engine = Engine::start(Options { disk_mib: 200, ..Options::default() }).await?;
     // Everyone may ask this engine; its files stay root's.
     fs::set_permissions(engine.socket(), fs::Permissions::from_mode(0o666))?;
-    engine.run(&["--name", "talks"], &["sh", "-c", "seq 1000; exec sleep 100000"]).await?;
+    engine.run(&["--name", NAME], &["sh", "-c", "seq 1000; exec sleep 100000"]).await?;
     fs::write(PROGRAM, "")?;
     let mut mount = tools::command("mount");
     mount.arg("--bind").arg(built("evenkeel-exporter")?).arg(PROGRAM);
@@ -47,7 +50,7 @@ async fn seen(engine: &Engine) -> Result<()> {
     command.args(["--collector.disable-defaults", "--collector.docker"]);
     around.apply(&mut command);
     let exporter = Exporter::start_as(&namespace::place("nobody")?, free_port()?, command).await?;
-    let name = [("name", "talks")];
+    let name = [("name", NAME)];
     let log = async || anyhow::Ok(exporter.scrape().await?.value("docker_container_log_bytes", &name));
     wait_for("the container", SOON, async || {
         let page = exporter.scrape().await?;
@@ -59,7 +62,7 @@ async fn seen(engine: &Engine) -> Result<()> {
     ensure!(size.is_none(), "nobody may see that it is {size:?}");
 
     fs::create_dir_all("/run/evenkeel")?;
-    let path = engine.inspect("talks", "{{.LogPath}}").await?;
+    let path = engine.inspect(NAME, "{{.LogPath}}").await?;
     wait_for("what root has found", SOON, async || {
         let mut facts = tools::command(built("evenkeel-exporter")?);
         facts.arg("facts");

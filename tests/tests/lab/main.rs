@@ -9,6 +9,8 @@ mod actions_on_units;
 mod alone;
 mod between_deliveries;
 mod blind;
+mod checked;
+mod clean_state;
 mod closed_loop;
 mod crash;
 mod deb;
@@ -17,7 +19,6 @@ mod diagnosis;
 mod disk;
 mod drill;
 mod duplicates;
-mod expectations;
 mod exported_containers;
 mod exported_units;
 mod facts;
@@ -26,6 +27,7 @@ mod full_disk;
 mod generated;
 mod golden;
 mod hang;
+mod hardened_host;
 mod held_back;
 mod helper;
 mod hostile_mounts;
@@ -70,6 +72,8 @@ fn main() {
         deb::trials(),
         snapshot::trials(),
         drill::trials(),
+        hardened_host::trials(),
+        clean_state::trials(),
         maintenance::trials(),
         stale_references::trials(),
         hosts_alias::trials(),
@@ -93,7 +97,6 @@ fn main() {
         up::trials(),
         exported_containers::trials(),
         exported_units::trials(),
-        expectations::trials(),
         unit_groups::trials(),
         sockets::trials(),
         facts::trials(),

@@ -1,5 +1,6 @@
 //! Maintenance by the shipped timers, on a real systemd with the shipped units: the timer's service asks the remediator,
-//! whose policy, limits and audit are those of any repair.
+//! whose policy, limits and audit are those of any repair. Case 13 of the operations documents: weekly
+//! `docker builder prune`, monthly `docker image prune -a`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,11 +18,13 @@ use crate::{closed_loop::acting_steps, installed, trial};
 const SOON: Duration = Duration::from_secs(60);
 const SERVICE: &str = "evenkeel-maintenance@weekly-build-cache.service";
 const TIMER: &str = "evenkeel-weekly@weekly-build-cache.timer";
+const MONTHLY: &str = "evenkeel-maintenance@monthly-unused-images.service";
+const MONTHLY_TIMER: &str = "evenkeel-monthly@monthly-unused-images.timer";
 
-/// The shipped example with another need: what a test builds is no gigabyte, and was used just now.
+/// The shipped examples with other needs: what a test builds is no gigabyte, was used just now, and cannot be pulled.
 const CONFIG: &str = r#"
 server: {auth: none}
-policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, deletion: cache, limits: {D1: [100/1h]}}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto, deletion: data, limits: {D1: [100/1h]}}
 rules:
   - name: weekly-build-cache
     mode: auto
@@ -29,6 +32,13 @@ rules:
     needed: {build_cache_above: 1MB}
     limits: [1/24h]
     steps: [build_cache_prune: {all: true}]
+    verify: {completed: true, within: 1m}
+  - name: monthly-unused-images
+    mode: auto
+    on_demand: true
+    needed: {always: true}
+    limits: [1/24h]
+    steps: [image_prune: {unused: true, min_age: 0s, keep_last: 1, locally_built: true}]
     verify: {completed: true, within: 1m}
 "#;
 
@@ -86,6 +96,8 @@ async fn by_a_timer() -> Result<()> {
     let third = ended(&host, 3).await?;
     ensure!(third["outcome"] == "limited" && !third["next_allowed"].is_null(), "{third:#}");
 
+    the_monthly_one_deletes_what_no_container_uses(&engine, &host).await?;
+
     // A rule that is not there, and a remediator that is not: the unit says so by failing.
     let unknown = "evenkeel-maintenance@no-such-rule.service";
     ensure!(host.systemctl(&["start", unknown]).await.is_err(), "there is no such rule");
@@ -98,6 +110,31 @@ async fn by_a_timer() -> Result<()> {
     let line = said.lines().find(|line| line.contains("Overall exposure level")).context("no figure")?;
     let figure = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).context("no figure")?;
     ensure!(figure.parse::<f64>()? < 2.0, "{line}");
+    Ok(())
+}
+
+/// Of the images of the document's containers, the versions before the one that runs.
+async fn the_monthly_one_deletes_what_no_container_uses(engine: &Engine, host: &SystemdHost) -> Result<()> {
+    const FRONTEND: &str = "quantum_dashboard_frontend";
+    for version in 1..=3 {
+        let text = format!("FROM {BUSYBOX}\nRUN echo {version} >/version\n");
+        engine.build(&format!("{FRONTEND}:{version}"), &text).await?;
+    }
+    let used = format!("{FRONTEND}:1");
+    engine
+        .docker(&["run", "--detach", "--network", "none", "--name", FRONTEND, &used, "sleep", "100000"])
+        .await?;
+    host.systemctl(&["enable", "--now", MONTHLY_TIMER]).await?;
+    ensure!(host.property(MONTHLY_TIMER, "Unit").await? == MONTHLY);
+    let next = host.property(MONTHLY_TIMER, "NextElapseUSecRealtime").await?;
+    ensure!(next.contains("-01 "), "the next run is {next:?}");
+    host.systemctl(&["start", MONTHLY]).await?;
+    let record = ended(host, 4).await?;
+    ensure!(record["outcome"] == "succeeded" && record["rule"] == "monthly-unused-images", "{record:#}");
+    let [step] = acting_steps(&record)[..] else { bail!("one step acts: {record:#}") };
+    ensure!(step["detail"] == format!("deleted {FRONTEND}:2"), "{step:#}");
+    let left = engine.docker(&["images", "--format", "{{.Tag}}", FRONTEND]).await?;
+    ensure!(left.lines().eq(["3", "1"]), "in use, and the newest: {left}");
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Failed units: one that a restart cures, and one that it does not.
+//! Failed units: one that a restart cures, and one that it does not. The first is the controlled failure of the operations
+//! documents (case 12): the alert fires, the service is repaired, the alert resolves.
 
 use anyhow::{Result, ensure};
 use evenkeel_tests::wait::wait_for;
@@ -17,14 +18,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 async fn crashed_is_restarted_once() -> Result<()> {
-    const UNIT: &str = "shop-crashed.service";
+    const UNIT: &str = "quantum-risk-brain.service";
     let host = shared::host().await?;
     let remediator = r#"
 policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, mode: auto}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
-    target: {unit: name, allow: [shop-crashed.service]}
+    target: {unit: name, allow: [quantum-risk-brain.service]}
     limits: [1/5m, 3/1h, 6/24h]
     steps: [unit_restart: {reset_failed: once}]
     verify: {active_for: 3s, within: 30s}
