@@ -159,7 +159,8 @@ cd /etc/systemd/system\n"
         .to_owned();
     let looping = |service: &str| LOOPING.iter().find(|(name, _)| *name == service).map(|(_, lines)| *lines);
     for service in SERVICES.iter().chain(&SWITCHED_OFF) {
-        let after = if *service == "quantum-clm" { "After=network.target quantum-ai-engine.service\n" } else { "" };
+        let after =
+            if *service == "quantum-clm" { "After=network.target quantum-ai-engine.service\n" } else { "" };
         let lines = looping(service).unwrap_or("ExecStart=/bin/sleep 100000");
         script += &format!(
             "cat >{service}.service <<'END'\n[Unit]\nStartLimitIntervalSec=0\n{after}[Service]\n{lines}\nRestart=always\nRestartSec=1\n[Install]\nWantedBy=multi-user.target\nEND\n"
@@ -388,7 +389,8 @@ async fn the_checklist_agrees(at: &Installed) -> Result<()> {
     ensure!(environ.trim() == "REDIS_DB=0\nREDIS_HOST=127.0.0.1\nREDIS_PORT=6379", "{environ}");
     // Its guide for trouble: Redis by its address and by its name.
     for name in ["127.0.0.1", "quantum_redis"] {
-        let ping = format!("exec 3<>/dev/tcp/{name}/6379 && echo PING >&3 && read -r answer <&3 && echo $answer");
+        let ping =
+            format!("exec 3<>/dev/tcp/{name}/6379 && echo PING >&3 && read -r answer <&3 && echo $answer");
         let answer = at.host.exec(&["bash", "-c", &ping]).await?;
         ensure!(answer.trim() == "+PONG", "{name}: {answer}");
     }

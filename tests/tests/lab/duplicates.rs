@@ -31,7 +31,8 @@ rules:
     verify: {active_for: 3s, within: 30s}
 "#;
     let around = shared::surroundings().await?;
-    let at = ClosedLoop::start(Setup { around, remediator, more_alertmanagers: 1 }).await?;
+    let at =
+        ClosedLoop::start(Setup { around, remediator, more_alertmanagers: 1, ..Setup::default() }).await?;
     host.install_unit(UNIT, "[Service]\nExecStart=/bin/sleep 600\n").await?;
     host.systemctl(&["start", UNIT]).await?;
     host.systemctl(&["kill", "--signal=KILL", UNIT]).await?;
