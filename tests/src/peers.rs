@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Peer {
     _process: Process,
-    url: String,
+    address: String,
 }
 
 impl Peer {
@@ -50,13 +50,19 @@ impl Peer {
 
     async fn start(name: &str, dir: &Path, command: Command, port: u16) -> Result<Self> {
         let mut process = Process::start(name, dir, command)?;
-        let url = format!("http://127.0.0.1:{port}/metrics");
+        let address = format!("127.0.0.1:{port}");
         wait_for(name, Duration::from_secs(20), async || {
             process.check_alive()?;
-            http::get(&url).await
+            http::get(&format!("http://{address}/metrics")).await
         })
         .await?;
-        Ok(Self { _process: process, url })
+        Ok(Self { _process: process, address })
+    }
+
+    /// Its address, for a scrape configuration.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// One scrape, as text.
@@ -65,6 +71,6 @@ impl Peer {
     ///
     /// When it does not answer.
     pub async fn scrape(&self) -> Result<String> {
-        http::get(&self.url).await
+        http::get(&format!("http://{}/metrics", self.address)).await
     }
 }

@@ -538,7 +538,7 @@ fn shortfall(rule: &Rule, sight: &Sight, plan: &[Planned]) -> Option<String> {
 
 /// Whether a step was left out because there is nothing for it to do, and not because something held it back.
 fn would_not_help(reason: &str) -> bool {
-    matches!(reason, "too_little_to_free" | "not_on_this_filesystem" | "not_failed")
+    matches!(reason, "nothing_to_delete" | "too_little_to_free" | "not_on_this_filesystem" | "not_failed")
 }
 
 /// Whether a step that acts comes after this one.

@@ -5,8 +5,11 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
+    alerting::replaced,
     binaries::Surroundings,
+    peers::Peer,
     process::{Process, send},
+    redis_server::RedisServer,
     systemd_host::SystemdHost,
     tools,
     wait::wait_for,
@@ -166,7 +169,29 @@ async fn to_its_end() -> Result<()> {
     for check in ["prometheus", "jobs", "rules", "alertmanager", "routes"] {
         scene.check_is(check, "ok").await?;
     }
-    Ok(())
+    a_job_that_nobody_scrapes(&scene).await
+}
+
+/// Case 11 of the operations documents: "ensure critical services scraped".
+async fn a_job_that_nobody_scrapes(scene: &Scene) -> Result<()> {
+    const JOB: &str = "quantum_redis_exporter";
+    let (config, prometheus) = (scene.file("remediator.yml"), scene.file("prometheus.yml"));
+    let named =
+        replaced(&fs::read_to_string(&config)?, "prometheus: {", &format!("prometheus: {{jobs: [{JOB}], "))?;
+    fs::write(&config, named)?;
+    scene.at.remediator.cli(&["reload"]).await?;
+    scene.check_is("jobs", "failing").await?;
+    scene.run(&["selftest"]).await?.ensure(1, &["FAILING  jobs", JOB])?;
+
+    let redis = RedisServer::start().await?;
+    let exporter = Peer::redis_exporter(scene.at.dir(), &redis.url()).await?;
+    let job =
+        format!("  - {{job_name: {JOB}, static_configs: [{{targets: [\"{}\"]}}]}}\n", exporter.address());
+    fs::write(&prometheus, fs::read_to_string(&prometheus)? + &job)?;
+    scene.at.prometheus.reload()?;
+    scene.check_is("jobs", "ok").await?;
+    let ran = scene.run(&["selftest"]).await?;
+    ran.ensure(0, &[&format!("scraped: evenkeel-exporter, {JOB}, this remediator")])
 }
 
 /// Each stage is there, after the one before it.

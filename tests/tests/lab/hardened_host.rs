@@ -2,7 +2,12 @@
 //! to 10, 14 and 24): what was wrong is seen by `check`, metrics and alerts, evenkeel does what the document did by hand,
 //! a person does what only a person can, and the document's own commands agree.
 
-use std::{fs, path::PathBuf, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
@@ -233,7 +238,9 @@ impl Scene {
             })
             .await?;
             if expected < 5 {
-                self.engine.docker(&["exec", EXECUTOR, "touch", "/die"]).await?;
+                // The engine waits longer before each of them.
+                let end = async || self.engine.docker(&["exec", EXECUTOR, "touch", "/die"]).await;
+                wait_for("it to run again, to be ended", SOON, end).await?;
             }
         }
         Ok(())
@@ -321,7 +328,7 @@ impl Scene {
 
     /// Cases 1 to 4: of images, cache and volumes one is worth it, and is measured.
     async fn only_the_build_cache_is_pruned_and_that_is_enough(&self) -> Result<()> {
-        let images = self.engine.docker(&["images", "--quiet", "--no-trunc"]).await?;
+        let images = self.images().await?;
         let config = self.at.dir().join("remediator.yml");
         fs::write(&config, fs::read_to_string(&config)?.replace("deletion: none", "deletion: data"))?;
         self.at.remediator.cli(&["reload"]).await?;
@@ -346,14 +353,18 @@ impl Scene {
         );
 
         ensure!(self.used()? < 0.8, "the disk is still {} full", self.used()?);
-        ensure!(
-            self.engine.docker(&["images", "--quiet", "--no-trunc"]).await? == images,
-            "an image is gone"
-        );
+        let left = self.images().await?;
+        ensure!(left == images, "{images:?} became {left:?}");
         let cache = self.engine.build_cache().await?;
         ensure!(!cache.ends_with("GB") && !cache.contains("00MB"), "docker system df says {cache}");
         self.volume_is_there().await?;
         self.at.resolves("HostDiskHigh", ("mountpoint", &self.disk)).await
+    }
+
+    async fn images(&self) -> Result<BTreeSet<String>> {
+        let images =
+            self.engine.docker(&["images", "--no-trunc", "--format", "{{.Repository}} {{.ID}}"]).await?;
+        Ok(images.lines().map(str::to_owned).collect())
     }
 
     /// There is nothing that would prune it, whatever the policy says.
@@ -366,8 +377,9 @@ impl Scene {
 
     /// Case 3: the hourly script that frees next to nothing, again and again.
     async fn what_does_not_help_is_not_tried_again_and_again(&self) -> Result<()> {
-        let file = self.engine.disk().fill_to(0.84, "smart_disk_manager.log")?;
-        self.engine.fill_with_build_cache(0.88).await?;
+        // Of a tenth of the disk that is needed, the cache is less than a half.
+        self.engine.fill_with_build_cache(self.used()? + 0.04).await?;
+        let file = self.engine.disk().fill_to(0.9, "smart_disk_manager.log")?;
         let about = ("disk-high", self.disk.as_str());
         let record =
             self.at.remediation("a try in vain", about, |one| one["outcome"] == "ineffective").await?;
@@ -376,6 +388,8 @@ impl Scene {
         let text = told["text"].as_str().context("a message has a text")?;
         ensure!(text.contains(&words), "no {words:?} in {text}: {record:#}");
         let prunes = self.engine.requests("POST", "/build/prune");
+        // There is as much to prune again, and it would help as little.
+        self.engine.fill_with_build_cache(self.used()? + 0.04).await?;
         let is_held = |one: &Value| one["reason"] == "breaker" && one["deliveries"].as_u64() >= Some(2);
         self.at.remediation("the breaker to refuse two offers", about, is_held).await?;
         ensure!(self.engine.requests("POST", "/build/prune") == prunes, "it was tried again");
@@ -407,7 +421,7 @@ impl Scene {
     }
 
     /// Case 14, with its "before" column, and the commands of the document.
-    async fn its_acceptance_table_is_met(&self, baseline: &std::path::Path) -> Result<()> {
+    async fn its_acceptance_table_is_met(&self, baseline: &Path) -> Result<()> {
         let baseline = format!("--baseline={}", baseline.display());
         let table = wait_for("what was left", SOON, async || {
             let (code, text) = self.check(&[&baseline, "--format=markdown"]).await?;
