@@ -51,7 +51,7 @@ const SERVICES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         PORTFOLIO,
-        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=1\nExecStart=/usr/bin/python3 -c 'import redis, time; redis.Redis(host=\"quantum_redis\").ping(); time.sleep(600)'\n",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=10\nExecStart=/usr/bin/python3 -c 'import redis, time; redis.Redis(host=\"quantum_redis\").ping(); time.sleep(600)'\n",
         "name_resolution",
         "give quantum_redis an alias in /etc/hosts (127.0.0.1 quantum_redis)",
     ),
@@ -95,7 +95,7 @@ async fn refuses_and_tells() -> Result<()> {
     for (unit, _, cause, cure) in SERVICES.iter().filter(|(unit, ..)| *unit != PORTFOLIO) {
         is_refused(&at, &host, unit, cause, cure).await?;
     }
-    a_loop_is_reported(&at).await?;
+    a_loop_is_reported(&at, &host).await?;
     let writes = "[Service]\nReadWritePaths=/home/qt/quantum_trader/runtime\n";
     cured_is_restarted(&at, &host, EXECUTION, writes).await?;
     let path = "[Service]\nEnvironment=\"PYTHONPATH=/home/qt/quantum_trader\"\n";
@@ -144,7 +144,17 @@ async fn is_refused(at: &ClosedLoop, host: &SystemdHost, unit: &str, cause: &str
     Ok(())
 }
 
-async fn a_loop_is_reported(at: &ClosedLoop) -> Result<()> {
+async fn a_loop_is_reported(at: &ClosedLoop, host: &SystemdHost) -> Result<()> {
+    // While it happens to run nobody can tell what it failed of, nor before the journal has its words.
+    for state in ["running", "auto-restart"] {
+        wait_for(&format!("it to be {state}"), SOON, async || {
+            let seen = host.property(PORTFOLIO, "SubState").await?;
+            ensure!(seen == state, "it is {seen}");
+            Ok(())
+        })
+        .await?;
+    }
+    host.exec(&["journalctl", "--sync"]).await?;
     let alert = json!({"alertname": "SystemdRestartLoop", "instance": "127.0.0.1:1", "name": PORTFOLIO});
     at.deliver(alert).await?;
     let ended = |one: &Value| one["phase"] == "ended";
