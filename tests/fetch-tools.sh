@@ -342,7 +342,7 @@ mirror() { # the archive that this machine's apt is configured with
 }
 
 debootstrap_tree() { # debootstrap_tree RELEASE PACKAGES TREE: makes TREE, which is not there yet
-    local release=$1 packages=$2 tree=$3 archive
+    local release=$1 packages=$2 tree=$3 archive components=main
     [ "$(id -u)" = 0 ] || fail "making a tree of $release needs root"
     need_apt debootstrap
     archive=$(mirror)
@@ -352,9 +352,11 @@ debootstrap_tree() { # debootstrap_tree RELEASE PACKAGES TREE: makes TREE, which
     # debootstrap downloads with wget and checks signatures with gpgv.
     have wget || fetch wget usr/bin/wget wget
     have gpgv || have sqv || fetch gpgv usr/bin/gpgv gpgv
+    # On Ubuntu what other distributions have in main may be there.
+    if [ "$ID" = ubuntu ]; then components=main,universe; fi
     # In a mount namespace of its own, so that what debootstrap mounts ends with it, however it ends.
     if ! PATH=$bin:$PATH DEBOOTSTRAP_DIR=$root/usr/share/debootstrap unshare --mount \
-        "$root/usr/sbin/debootstrap" --variant=minbase --include="$packages" \
+        "$root/usr/sbin/debootstrap" --variant=minbase --components="$components" --include="$packages" \
         "$release" "$tree" "$archive" >>"$log" 2>&1; then
         rm -rf --one-file-system "$tree"
         fail "cannot make a tree of $release: is the package mirror reachable? (see $log)"
