@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     daemon::{self, Sources},
-    journal::{Accepted, Decided, Error, HaltKind, Incoming, Journal, Tally, Verdict},
+    journal::{Accepted, Decided, Error, HaltKind, Incoming, Journal, Labels, Tally, Verdict},
     metrics::Metrics,
     outgoing,
     rules::Rule,
@@ -260,7 +260,8 @@ impl Control {
             firing: true,
             impact: rule.interrupts(),
             fingerprint: String::new(),
-            labels: [("triggered_by", author.as_str())].into_iter().collect(),
+            labels: Labels::default(),
+            triggered_by: Some(author.clone()),
         };
         let accepted = self.journal.accept(vec![alert], config.open_max, self.clock.now()).await?;
         let Accepted::Taken(tally) = accepted else {

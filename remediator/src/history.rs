@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     clock::rfc3339,
     config::Config,
-    journal::{Phase, Reader, Record, StepRecord},
+    journal::{self, Phase, Reader, Record, Shown, StepRecord},
     target::Kind,
     text::{printable, printable_json, printable_lines},
 };
@@ -33,8 +33,7 @@ pub fn history(
         return write(&reader, &recent, out);
     }
     for remediation in recent {
-        let (steps, events) = (reader.steps(remediation.id)?, reader.events(remediation.id)?);
-        let json = serde_json::to_string(&Full::new(&remediation, steps, events))?;
+        let json = serde_json::to_string(&Full::read(&reader, &remediation)?)?;
         writeln!(out, "{}", printable_json(&json))?;
     }
     Ok(())
@@ -69,6 +68,8 @@ struct Full<'a> {
     #[serde(flatten)]
     remediation: &'a Record,
     steps: Vec<StepRecord>,
+    /// What people were asked to approve of.
+    shown: Vec<Shown>,
     events: Vec<BTreeMap<&'static str, String>>,
     received: String,
     ended: Option<String>,
@@ -76,18 +77,20 @@ struct Full<'a> {
 }
 
 impl<'a> Full<'a> {
-    fn new(remediation: &'a Record, steps: Vec<StepRecord>, events: Vec<(i64, String, String)>) -> Self {
+    fn read(reader: &Reader, remediation: &'a Record) -> Result<Self, journal::Error> {
+        let steps = reader.steps(remediation.id)?;
         let event = |(at, what, detail): (i64, String, String)| {
             BTreeMap::from([("at", rfc3339(at)), ("what", what), ("detail", detail)])
         };
-        Self {
+        Ok(Self {
             remediation,
             steps,
-            events: events.into_iter().map(event).collect(),
+            shown: reader.shown(remediation.id)?,
+            events: reader.events(remediation.id)?.into_iter().map(event).collect(),
             received: rfc3339(remediation.received_wall_ms),
             ended: remediation.ended_wall_ms.map(rfc3339),
             next_allowed: remediation.next_allowed_wall_ms.map(rfc3339),
-        }
+        })
     }
 }
 
@@ -136,6 +139,9 @@ fn whole(remediation: &Record, steps: &[StepRecord], out: &mut impl Write) -> st
         entry("why", &printable(detail), out)?;
     }
     entry("received", &received(remediation), out)?;
+    if let Some(author) = &remediation.triggered_by {
+        entry("triggered", &format!("by {}", printable(author)), out)?;
+    }
     if let Some(seen) = &remediation.before {
         entry("before", &printable(&seen.summary()), out)?;
     }
@@ -175,6 +181,7 @@ fn received(remediation: &Record) -> String {
     let alerts = match remediation.deliveries {
         // Taken up again after an earlier remediation of the same need.
         0 => format!("without a new alert, the last {}", last()),
+        1 if remediation.triggered_by.is_some() => "by hand".to_owned(),
         1 => "one alert".to_owned(),
         n => format!("{n} alerts, the last {}", last()),
     };

@@ -136,6 +136,7 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
             impact: rule.interrupts(),
             fingerprint: alert.fingerprint.chars().take(64).collect(),
             labels: evidence(labels),
+            triggered_by: None,
         }),
     }
 }

@@ -180,7 +180,7 @@ fn the_command_line_orders_over_the_control_socket() {
     });
     let record = daemon.reader().recent(None, None, 1).unwrap().remove(0);
     assert_eq!(record.reason.as_deref(), Some("already_well"));
-    assert_eq!(record.labels["triggered_by"], author());
+    assert_eq!(record.triggered_by, Some(author()));
     said(&daemon.order(&["approve", &record.id.to_string()]), 1, "does not wait for approval");
     let commands = daemon.reader().commands(9).unwrap();
     assert!(commands.iter().all(|(_, by, ..)| *by == author()), "{commands:?}");

@@ -505,6 +505,7 @@ async fn a_full_queue_asks_to_come_again_and_loses_nothing_it_took() {
             impact: false,
             fingerprint: String::new(),
             labels: Labels::default(),
+            triggered_by: None,
         };
         let (journal, now) = (server.journal.clone(), server.clock.now());
         let target = incoming.target.name().to_owned();

@@ -39,6 +39,7 @@ pub(super) fn away(from: &Path, to: &Path) -> Result<(), Error> {
     transaction.execute_batch(
         "INSERT INTO main.step SELECT * FROM other.step WHERE remediation IN (SELECT id FROM main.remediation);
          INSERT INTO main.event SELECT * FROM other.event WHERE remediation IN (SELECT id FROM main.remediation);
+         INSERT INTO main.shown SELECT * FROM other.shown WHERE remediation IN (SELECT id FROM main.remediation);
          DELETE FROM main.sqlite_sequence;
          INSERT INTO main.sqlite_sequence SELECT name, seq FROM other.sqlite_sequence;",
     )?;
@@ -71,6 +72,7 @@ fn put_back(db: &mut Connection) -> Result<(), Error> {
          INSERT OR REPLACE INTO main.remediation SELECT * FROM other.remediation;
          INSERT OR REPLACE INTO main.step SELECT * FROM other.step;
          INSERT OR REPLACE INTO main.event SELECT * FROM other.event;
+         INSERT OR REPLACE INTO main.shown SELECT * FROM other.shown;
          INSERT OR REPLACE INTO main.command SELECT * FROM other.command;
          CREATE TEMP TABLE sequence AS SELECT name, max(seq) AS seq FROM
            (SELECT name, seq FROM main.sqlite_sequence UNION ALL SELECT name, seq FROM other.sqlite_sequence)

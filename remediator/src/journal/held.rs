@@ -88,7 +88,7 @@ fn unresolved(
     let oldest = timeline.wall_ms.saturating_sub(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
     let clause = "AS one WHERE seen_ms > ?1 AND outcome IS NOT NULL AND resolved_wall_ms IS NULL
          AND rule IN (SELECT value FROM json_each(?3)) AND outcome IN (SELECT value FROM json_each(?4))
-         AND json_extract(labels, '$.triggered_by') IS NULL
+         AND triggered_by IS NULL
          AND id = (SELECT max(id) FROM remediation WHERE rule = one.rule AND kind = one.kind AND target = one.target)
          ORDER BY outcome IN ('succeeded', 'not_needed'), id DESC LIMIT ?2";
     let outcomes: Vec<&str> = outcomes.iter().map(|outcome| outcome.as_str()).collect();

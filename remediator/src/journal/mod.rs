@@ -41,7 +41,8 @@ pub use place::{Places, Standing};
 pub use query::Reader;
 pub use record::{
     Accepted, Admission, Approval, Decided, End, Ended, Halt, HaltKind, Incoming, Labels, Letter, Loss, Open,
-    Phase, Question, Record, Renamed, Request, StepRecord, StepState, Storm, Tally, Verdict, Waiting, Write,
+    Phase, Question, Record, Renamed, Request, Shown, StepRecord, StepState, Storm, Tally, Verdict, Waiting,
+    Write,
 };
 
 /// Changes that may wait for the disk; more means that it does not keep up, and deliveries get 503.

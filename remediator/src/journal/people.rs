@@ -5,12 +5,15 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    Approval, Decided, Error, Halt, HaltKind, Journal, Reader, Verdict, Write, outbox, query,
+    Approval, Decided, Error, Halt, HaltKind, Journal, Reader, Shown, Verdict, Write, outbox, query,
     statement::{execute, query_row},
-    store::{event, json},
+    store::{event, forget_steps, integer, json},
     timeline::note_counted,
 };
-use crate::{clock::Moment, text::printable};
+use crate::{
+    clock::Moment,
+    text::{printable, printable_lines},
+};
 
 impl Journal {
     /// Nothing that acts is begun any more: for so long, or until [`Journal::resume`].
@@ -53,11 +56,11 @@ impl Journal {
         .await
     }
 
-    /// Asks people for their approval, and writes to them, unless they have been asked already.
+    /// Asks people for their approval of what they are `shown`, and writes to them, unless they have been asked already.
     ///
     /// # Errors
     /// When it is not on disk.
-    pub async fn ask(&self, id: i64, write: Write, now: Moment) -> Result<u64, Error> {
+    pub async fn ask(&self, id: i64, shown: Vec<Shown>, write: Write, now: Moment) -> Result<u64, Error> {
         self.change(move |db| {
             note_counted(db, &now)?;
             let asked = execute(
@@ -67,6 +70,9 @@ impl Journal {
             )?;
             if asked == 0 {
                 return Ok(0);
+            }
+            for one in &shown {
+                show(db, id, one)?;
             }
             event(db, id, now.wall_ms, "awaiting", "")?;
             outbox::tell(db, id, write, &now)
@@ -80,6 +86,32 @@ impl Journal {
     /// When the file cannot be read.
     pub async fn approval(&self, id: i64, now: Moment) -> Result<Approval, Error> {
         self.change(move |db| approval(db, id, &query::on_timeline(db, &now)?)).await
+    }
+
+    /// Whether this is what people were shown when they were asked.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn was_shown(&self, id: i64, meant: Shown) -> Result<bool, Error> {
+        self.change(move |db| {
+            let mut rows = db.prepare_cached(
+                "SELECT 1 FROM shown WHERE remediation = ?1 AND position = ?2 AND digest = ?3",
+            )?;
+            rows.exists(params![id, integer(meant.position), meant.digest()])
+        })
+        .await
+    }
+
+    /// An approval counts no more, because something else would be done than what was shown. Nothing has been done yet.
+    ///
+    /// # Errors
+    /// When it is not on disk.
+    pub async fn void_approval(&self, id: i64, why: String, now: Moment) -> Result<(), Error> {
+        self.change(move |db| {
+            forget_steps(db, id)?;
+            event(db, id, now.wall_ms, "approval_void", &printable(&why))
+        })
+        .await
     }
 
     /// Takes a person's decision about a remediation that waits for one, if it came within `within`.
@@ -213,6 +245,17 @@ pub(super) fn set_halt(
              last = excluded.last, lasts_ms = excluded.lasts_ms"
         ),
         params![what.as_str(), printable(reason), author, json(now)?, lasts],
+    )
+    .map(drop)
+}
+
+/// Keeps what is shown of one step.
+fn show(db: &Connection, id: i64, shown: &Shown) -> rusqlite::Result<()> {
+    let changes = shown.changes.as_deref().map(printable_lines);
+    execute(
+        db,
+        "INSERT OR REPLACE INTO shown (remediation, position, plan, changes, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![id, integer(shown.position), shown.plan, changes, shown.digest()],
     )
     .map(drop)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::{
-    Error, FILE, Halt, HaltKind, Loss, Phase, Places, Question, Record, StepRecord, StepState, people,
+    Error, FILE, Halt, HaltKind, Loss, Phase, Places, Question, Record, Shown, StepRecord, StepState, people,
     reserve, schema, statement::query_row,
 };
 use crate::{
@@ -20,7 +20,7 @@ const LOOK_BACK: i64 = 200;
 
 const COLUMNS: &str = "id, rule, kind, target, phase, step, acted, fingerprint, labels, deliveries, received_wall_ms,
     last_seen_wall_ms, resolved_wall_ms, before, after, outcome, reason, detail, next_allowed_wall_ms, ended_wall_ms,
-    decided_by, acked_by";
+    decided_by, acked_by, triggered_by";
 
 /// Reads the state while the daemon may be writing it.
 pub struct Reader {
@@ -125,6 +125,21 @@ impl Reader {
     /// When the file cannot be read.
     pub fn steps(&self, id: i64) -> Result<Vec<StepRecord>, Error> {
         Ok(steps(&self.db, id)?)
+    }
+
+    /// What people were shown of the steps of one remediation when they were asked to approve of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn shown(&self, id: i64) -> Result<Vec<Shown>, Error> {
+        let mut rows = self.db.prepare_cached(
+            "SELECT position, plan, changes FROM shown WHERE remediation = ?1 ORDER BY position",
+        )?;
+        let shown = rows.query_map(params![id], |row| {
+            let position = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+            Ok(Shown { position, plan: row.get(1)?, changes: row.get(2)? })
+        })?;
+        Ok(shown.collect::<rusqlite::Result<_>>()?)
     }
 
     /// What happened to one remediation and when: wall-clock milliseconds, word, detail.
@@ -307,6 +322,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         ended_wall_ms: row.get(19)?,
         decided_by: row.get(20)?,
         acked_by: row.get(21)?,
+        triggered_by: row.get(22)?,
     })
 }
 

@@ -29,6 +29,8 @@ pub struct Incoming {
     pub fingerprint: String,
     /// The alert's labels.
     pub labels: Labels,
+    /// Who began it by hand; an alert did otherwise.
+    pub triggered_by: Option<String>,
 }
 
 /// An alert's labels as they are remembered: JSON, which is all that is ever done with them until they are read back.
@@ -165,6 +167,8 @@ pub struct Record {
     pub next_allowed_wall_ms: Option<i64>,
     /// When it ended.
     pub ended_wall_ms: Option<i64>,
+    /// Who began it by hand; an alert did otherwise.
+    pub triggered_by: Option<String>,
     /// Who approved of it, or rejected it.
     pub decided_by: Option<String>,
     /// Who wants it tried again although it did not help.
@@ -241,6 +245,27 @@ pub struct StepRecord {
     pub claimed_freed_bytes: Option<i64>,
     /// What the filesystem says it freed, in bytes; negative when less was available afterwards.
     pub measured_freed_bytes: Option<i64>,
+}
+
+/// One step as people are shown it when they are asked to approve of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// Its place in the rule's ladder, from 0.
+    pub position: usize,
+    /// The exact calls.
+    pub plan: String,
+    /// What they would change on this host.
+    pub changes: Option<String>,
+}
+
+impl Shown {
+    /// Tells it from everything else that may be shown, however long it is.
+    pub(super) fn digest(&self) -> String {
+        let changes = self.changes.as_deref().unwrap_or_default();
+        // With the length of the first: where one ends and the other begins must not matter.
+        let whole = format!("{} {} {changes}", self.plan.len(), self.plan);
+        evenkeel_host::systemd::snapshot::sha256(whole.as_bytes())
+    }
 }
 
 /// What a start is admitted by: everything that the journal alone can answer.

@@ -15,9 +15,9 @@ use super::{Error, bound, statement, store::json, timeline::note_counted};
 use crate::{clock::Moment, text::printable};
 
 /// The shape of each version, as changes of the one before; `user_version` says how many are in a file.
-const SHAPES: [&str; 4] = [TABLES, PEOPLE, TIMELINE, NEEDS];
+const SHAPES: [&str; 5] = [TABLES, PEOPLE, TIMELINE, NEEDS, SHOWN];
 /// The version known here.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// How much database and log are grown beforehand, in bytes: room for thousands of remediations.
 const GROWN: u32 = 4 << 20;
@@ -153,11 +153,28 @@ ALTER TABLE remediation ADD COLUMN taken_up_ms INTEGER;
 CREATE INDEX remediation_taken_up ON remediation (taken_up_ms) WHERE taken_up_ms IS NOT NULL;
 ";
 
+/// What an approval is for, and who began what no alert did.
+const SHOWN: &str = "
+-- What people were shown of each step that would be done: an approval is for this, and for nothing else.
+CREATE TABLE shown (
+    remediation INTEGER NOT NULL REFERENCES remediation (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    plan TEXT NOT NULL,             -- the exact calls
+    changes TEXT,                   -- what they would change on this host, bounded
+    digest TEXT NOT NULL,           -- of both, whole
+    PRIMARY KEY (remediation, position)
+) STRICT;
+ALTER TABLE remediation ADD COLUMN triggered_by TEXT;   -- who began it by hand
+-- It was kept among the labels, where an alert may have one of that name; only an alert has a fingerprint.
+UPDATE remediation SET triggered_by = json_extract(labels, '$.triggered_by')
+    WHERE fingerprint = '' AND json_valid(labels);
+";
+
 /// The tables of the first version: a database without them is somebody else's.
 const FIRST: [&str; 5] = ["remediation", "step", "start", "event", "boot"];
 /// What is looked through before a file is trusted, what counts most first.
-const CHECKED: [&str; 9] =
-    ["start", "boot", "halt", "loss", "outbox", "command", "remediation", "step", "event"];
+const CHECKED: [&str; 10] =
+    ["start", "boot", "halt", "loss", "outbox", "command", "remediation", "shown", "step", "event"];
 /// So long a file is looked through at most: whoever asks waits for it.
 const CHECK_MAX: Duration = Duration::from_millis(300);
 /// Marks a fallback that was begun without a look at what it stands for.

@@ -212,16 +212,7 @@ impl Journal {
     /// # Errors
     /// When it is not on disk.
     pub async fn forget_steps(&self, id: i64) -> Result<(), Error> {
-        self.change(move |db| {
-            execute(db, "DELETE FROM step WHERE remediation = ?1", params![id])?;
-            // What people approved of is no longer what would be done.
-            execute(db, "UPDATE remediation SET step = 0, asked = NULL, decided = NULL, decided_by = NULL, verdict = NULL
-                 WHERE id = ?1",
-                params![id],
-            )
-            .map(drop)
-        })
-        .await
+        self.change(move |db| forget_steps(db, id)).await
     }
 
     /// Goes on with the next step of the ladder.
@@ -328,7 +319,8 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
     )?;
     let mut insert = db.prepare_cached(
         "INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
-         last_seen_wall_ms, impact, seen_ms) VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7, ?8, ?9)",
+         last_seen_wall_ms, impact, seen_ms, triggered_by)
+         VALUES (?1, ?2, ?3, 'received', ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10)",
     )?;
     let received = json(now)?;
     for alert in alerts {
@@ -350,7 +342,8 @@ fn accept(db: &Connection, alerts: &[Incoming], most: usize, now: &Moment) -> ru
                 received,
                 now.wall_ms,
                 alert.impact,
-                seen
+                seen,
+                alert.triggered_by
             ])?;
             room.take(&alert.rule, &alert.labels);
             tally.opened += 1;
@@ -414,6 +407,19 @@ pub(super) fn insert_step(db: &Connection, id: i64, step: &StepRecord) -> rusqli
     Ok(db.last_insert_rowid())
 }
 
+/// What was noted of a ladder, and what people approved of with it, which is no longer what would be done.
+pub(super) fn forget_steps(db: &Connection, id: i64) -> rusqlite::Result<()> {
+    execute(db, "DELETE FROM step WHERE remediation = ?1", params![id])?;
+    execute(db, "DELETE FROM shown WHERE remediation = ?1", params![id])?;
+    execute(
+        db,
+        "UPDATE remediation SET step = 0, asked = NULL, decided = NULL, decided_by = NULL, verdict = NULL
+         WHERE id = ?1",
+        params![id],
+    )
+    .map(drop)
+}
+
 fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> rusqlite::Result<Ended> {
     note_counted(db, now)?;
     let after = end.after.as_ref().map(json).transpose()?;
@@ -446,12 +452,18 @@ fn finish(db: &Connection, id: i64, end: &End, write: Write, now: &Moment) -> ru
 fn fold(db: &Connection, id: i64, earlier: i64) -> rusqlite::Result<()> {
     execute(db, "UPDATE remediation SET deliveries = remediation.deliveries + this.deliveries,
          last_seen_wall_ms = this.last_seen_wall_ms, seen_ms = this.seen_ms, resolved_wall_ms = this.resolved_wall_ms, before = this.before,
-         labels = this.labels, fingerprint = this.fingerprint
+         labels = this.labels, fingerprint = this.fingerprint, triggered_by = this.triggered_by
          FROM (SELECT * FROM remediation WHERE id = ?2) AS this WHERE remediation.id = ?1",
         params![earlier, id],
     )?;
-    execute(db, "DELETE FROM step WHERE remediation = ?1", params![earlier])?;
-    execute(db, "UPDATE step SET remediation = ?1 WHERE remediation = ?2", params![earlier, id])?;
+    for table in ["step", "shown"] {
+        execute(db, &format!("DELETE FROM {table} WHERE remediation = ?1"), params![earlier])?;
+        execute(
+            db,
+            &format!("UPDATE {table} SET remediation = ?1 WHERE remediation = ?2"),
+            params![earlier, id],
+        )?;
+    }
     execute(db, "DELETE FROM remediation WHERE id = ?1", params![id]).map(drop)
 }
 

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{
     Accepted, Admission, Approval, Decided, End, Error, FILE, HaltKind, Incoming, Journal, Labels, Letter,
-    Question, Reader, Request, StepRecord, StepState, Storm, Tally, Verdict, Write,
+    Question, Reader, Request, Shown, StepRecord, StepState, Storm, Tally, Verdict, Write,
 };
 use crate::{
     admission::{Reason, Scope},
@@ -70,6 +70,7 @@ fn alert(name: &str) -> Incoming {
         impact: true,
         fingerprint: String::new(),
         labels: Labels::default(),
+        triggered_by: None,
     }
 }
 
@@ -519,6 +520,53 @@ async fn a_pause_holds_for_its_time_and_one_without_an_end_until_resumed() {
     assert_eq!(commands, ["root resume", "root pause", "root pause"]);
 }
 
+fn shown(changes: &str) -> Vec<Shown> {
+    vec![Shown { position: 0, plan: "restore".to_owned(), changes: Some(changes.to_owned()) }]
+}
+
+/// However long it is: what is kept to be read is cut, what it is told by is not.
+#[tokio::test]
+async fn an_approval_is_known_by_all_that_was_shown_and_can_be_read_later() {
+    let (dir, journal) = open();
+    let id = opened(&journal, "a.service", at(0)).await;
+    let long = "line\n".repeat(10_000);
+    journal.ask(id, shown(&format!("{long}1")), nobody(), at(10)).await.unwrap();
+    let was = async |changes: String| journal.was_shown(id, shown(&changes).remove(0)).await.unwrap();
+    assert!(was(format!("{long}1")).await);
+    assert!(!was(format!("{long}2")).await);
+    let moved = Shown { position: 1, ..shown(&format!("{long}1")).remove(0) };
+    assert!(!journal.was_shown(id, moved).await.unwrap());
+    let kept = reader(&dir).shown(id).unwrap().remove(0).changes.unwrap();
+    assert!(kept.starts_with("line\nline\n") && kept.len() < 20_000, "{}", kept.len());
+    journal.void_approval(id, "it changed".to_owned(), at(20)).await.unwrap();
+    assert_eq!(journal.approval(id, at(20)).await.unwrap(), Approval::NotAsked);
+    assert!(!was(format!("{long}1")).await && reader(&dir).shown(id).unwrap().is_empty());
+}
+
+/// Who began it is no label: an alert may have one of that name, and is taken up again all the same.
+#[tokio::test]
+async fn only_what_a_person_began_is_not_taken_up_again() {
+    let (dir, journal) = open();
+    let spoofed = Incoming {
+        labels: [("triggered_by", "root")].into_iter().collect(),
+        fingerprint: "ab".to_owned(),
+        ..alert("a.service")
+    };
+    let ordered = Incoming { triggered_by: Some("uid 7".to_owned()), ..alert("b.service") };
+    journal.accept(vec![spoofed, ordered], 10, at(0)).await.unwrap();
+    for id in journal.open_targets(at(0)).await.unwrap().into_keys() {
+        journal.end(id, End::new(Outcome::Limited, "limited", "", None), nobody(), at(1)).await.unwrap();
+    }
+    let (rules, outcomes) = (vec!["rule".to_owned()], vec![Outcome::Limited]);
+    let held = journal.unresolved(rules, outcomes, Duration::from_secs(60), at(2)).await.unwrap();
+    let names: Vec<&str> = held.iter().map(|held| held.record.target.as_str()).collect();
+    assert_eq!(names, ["a.service"]);
+    let mut by: Vec<_> =
+        reader(&dir).recent(None, None, 9).unwrap().into_iter().map(|record| record.triggered_by).collect();
+    by.sort();
+    assert_eq!(by, [None, Some("uid 7".to_owned())]);
+}
+
 #[tokio::test]
 async fn an_approval_is_taken_once_and_in_time() {
     let (_dir, journal) = open();
@@ -535,9 +583,9 @@ async fn an_approval_is_taken_once_and_in_time() {
         let letter = letter.clone();
         Box::new(move |_, _| vec![letter])
     };
-    journal.ask(id, write(), at(10)).await.unwrap();
+    journal.ask(id, shown("1"), write(), at(10)).await.unwrap();
     // Asked again after a crash: the time goes on, and nobody is told twice.
-    journal.ask(id, write(), at(20)).await.unwrap();
+    journal.ask(id, shown("2"), write(), at(20)).await.unwrap();
     assert_eq!(journal.approval(id, at(30)).await.unwrap(), Approval::Asked(Duration::from_secs(20)));
     let waiting = journal.next_letter("r".to_owned(), at(30)).await.unwrap().unwrap();
     journal.letter_done(waiting.id).await.unwrap();
@@ -546,7 +594,7 @@ async fn an_approval_is_taken_once_and_in_time() {
     assert_eq!(journal.approval(id, at(50)).await.unwrap(), Approval::Given(Duration::from_secs(10)));
     assert_eq!(decide(id, Verdict::Reject, 50).await, Decided::NotAwaiting, "it is decided");
     let late = opened(&journal, "b.service", at(0)).await;
-    journal.ask(late, nobody(), at(0)).await.unwrap();
+    journal.ask(late, Vec::new(), nobody(), at(0)).await.unwrap();
     assert_eq!(decide(late, Verdict::Approve, 1800).await, Decided::Expired);
     assert_eq!(decide(late, Verdict::Reject, 1799).await, Decided::Taken);
     assert_eq!(journal.approval(late, at(1800)).await.unwrap(), Approval::Rejected("uid 7".to_owned()));
@@ -610,11 +658,24 @@ async fn an_older_file_is_brought_up_to_this_version() {
            '{\"wall_ms\": 0, \"boot_ms\": 0, \"boot_id\": \"boot\"}', 0, 0)",
     )
     .unwrap();
+    // Who triggered it was a label before it had a column of its own; of an alert it is one.
+    for (target, fingerprint) in [("b.service", ""), ("c.service", "ab")] {
+        db.execute(
+            "INSERT INTO remediation (rule, kind, target, phase, fingerprint, labels, received, received_wall_ms,
+               last_seen_wall_ms) SELECT rule, kind, ?1, phase, ?2, '{\"triggered_by\": \"root\"}', received,
+               received_wall_ms, last_seen_wall_ms FROM remediation WHERE target = 'a.service'",
+            [target, fingerprint],
+        )
+        .unwrap();
+    }
     db.pragma_update(None, "user_version", 1).unwrap();
     drop(db);
     let journal = Journal::open(dir.path()).unwrap();
     let open = journal.open_targets(at(1)).await.unwrap();
     let targets: Vec<String> = open.into_values().map(|one| one.target).collect();
-    assert_eq!(targets, ["unit a.service"]);
+    assert_eq!(targets, ["unit a.service", "unit b.service", "unit c.service"]);
+    let records = reader(&dir).recent(None, None, 9).unwrap();
+    let by: Vec<_> = records.iter().map(|one| one.triggered_by.as_deref()).collect();
+    assert_eq!(by, [None, Some("root"), None]);
     assert!(reader(&dir).halts(&at(1)).unwrap().is_empty());
 }

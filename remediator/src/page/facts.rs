@@ -109,7 +109,8 @@ impl Look<'_> {
             let asked_ms = match record.phase {
                 Phase::Awaiting => {
                     let events = self.reader.events(record.id)?;
-                    events.into_iter().find_map(|(at, what, _)| (what == "awaiting").then_some(at))
+                    // The last time: what was shown before may have changed since.
+                    events.into_iter().rev().find_map(|(at, what, _)| (what == "awaiting").then_some(at))
                 }
                 _ => None,
             };

@@ -73,6 +73,7 @@ fn record(id: i64, rule: &str, kind: &str, target: &str) -> Record {
         detail: None,
         next_allowed_wall_ms: None,
         ended_wall_ms: None,
+        triggered_by: None,
         decided_by: None,
         acked_by: None,
     }

@@ -1,12 +1,12 @@
 //! Mode approve: what would be done is written down, people are asked, and what they approve of is looked at anew
-//! before it is done.
+//! before it is done: what is no longer as it was shown is asked about anew.
 
 use std::time::Duration;
 
 use super::{Next, Walker, ladder::Way};
 use crate::{
     assess::Sight,
-    journal::{Approval, End, Error, Record},
+    journal::{Approval, End, Error, Record, Shown},
     notify::Occasion,
     outcome::Outcome,
     policy::{Class, Mode},
@@ -15,6 +15,16 @@ use crate::{
 
 /// What nobody has decided yet is looked at again this often: it may have become well.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Whether a step may be done.
+pub(super) enum Leave {
+    /// It may.
+    Given,
+    /// People approved of something else.
+    Changed,
+    /// It may not: the word, and why for people.
+    Refused(&'static str, &'static str),
+}
 
 impl Walker {
     /// Goes on with a remediation of a rule in mode approve that has done nothing yet.
@@ -47,16 +57,34 @@ impl Walker {
         self.end(remediation, rule, &way, end).await
     }
 
-    /// Whether steps may be done that a rule in mode approve has begun: its approval may have been for other steps, or
-    /// the rule was in mode auto when it began.
-    pub(super) async fn may_go_on(&self, id: i64, rule: &Rule) -> Result<bool, Error> {
+    /// Whether a step may be done as it is `meant` now: what people approved of may have been something else, and the
+    /// rule may have been in another mode when it began.
+    pub(super) async fn leave(&self, id: i64, rule: &Rule, meant: Shown) -> Result<Leave, Error> {
         Ok(match rule.mode {
-            Mode::Plan => false,
-            Mode::Approve => {
-                matches!(self.journal.approval(id, self.clock.now()).await?, Approval::Given(_))
-            }
-            Mode::Auto => true,
+            Mode::Plan => Leave::Refused("plan_mode", "mode is plan"),
+            Mode::Approve => match self.journal.approval(id, self.clock.now()).await? {
+                Approval::Given(_) if self.journal.was_shown(id, meant).await? => Leave::Given,
+                Approval::Given(_) => Leave::Changed,
+                _ => Leave::Refused("not_approved", "mode is approve, and nobody approved of it"),
+            },
+            Mode::Auto => Leave::Given,
         })
+    }
+
+    /// Something else would be done than what people approved of, and nothing has been done yet.
+    pub(super) async fn ask_anew(
+        &self,
+        remediation: &Record,
+        rule: &Rule,
+        sight: &Sight,
+        action: &str,
+    ) -> Result<Next, Error> {
+        let id = remediation.id;
+        let why = format!("what {action} would do is not what was approved of");
+        tracing::info!(id, rule = rule.name, target = remediation.target, why, "the approval counts no more");
+        self.metrics.decision(&rule.name, "refused", "approval_void");
+        self.journal.void_approval(id, why, self.clock.now()).await?;
+        self.ask(remediation, rule, sight, self.assessor.config.approval_within).await
     }
 
     /// Asks, unless nothing could be done anyway.
@@ -80,7 +108,7 @@ impl Walker {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
         }
         let letters = self.letters(Occasion::Approval);
-        let dropped = self.journal.ask(remediation.id, letters, self.clock.now()).await?;
+        let dropped = self.journal.ask(remediation.id, way.shown, letters, self.clock.now()).await?;
         self.assessor.notifier.ring(dropped);
         self.metrics.decision(&rule.name, "asked", "none");
         tracing::info!(

@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, time::Duration};
 use evenkeel_host::config::format_bytes;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Next, Walker};
+use super::{Next, Walker, approval::Leave};
 use crate::{
     actions::{Check, Done, Failure, Job, Step},
     admission::{Reason, Refusal},
     assess::{Planned, Sight, record},
-    journal::{Admission, End, Error, Letter, Record, Request, StepRecord, StepState},
+    journal::{Admission, End, Error, Letter, Record, Request, Shown, StepRecord, StepState},
     notify::{Notice, Occasion},
     observe::Observation,
     outcome::Outcome,
-    policy::{Class, Mode},
+    policy::Class,
     rules::{Rule, Verify},
     target::{Kind, Target},
     verify::{Verdict, Verification},
@@ -44,6 +44,8 @@ pub(super) struct Way {
     pub(super) done: bool,
     /// Plan mode: something would have been done.
     pub(super) planned: bool,
+    /// Plan mode: each step as people are shown it.
+    pub(super) shown: Vec<Shown>,
     /// The last call, or in plan mode the first that would be made.
     pub(super) last_action: Option<(String, Class)>,
     /// Why the first step that might have helped was not done; when none might, why the first was not.
@@ -102,10 +104,17 @@ impl Walker {
         let plan = self.assessor.plan(remediation.id, rule, sight).await;
         let mut way = Way { shortfall: shortfall(rule, sight, &plan), ..Way::default() };
         for (Planned { record, .. }, step) in plan.into_iter().zip(&rule.steps) {
-            if record.state == StepState::Planned && record.class.acts() {
+            let is_planned = record.state == StepState::Planned;
+            if is_planned && record.class.acts() {
                 way.planned = true;
                 way.last_action.get_or_insert_with(|| (record.action.clone(), record.class));
             }
+            // Also what is not for now: a step before it may make it so.
+            way.shown.push(Shown {
+                position: record.position,
+                plan: record.plan.clone(),
+                changes: record.detail.clone().filter(|_| is_planned),
+            });
             way.skipped(step, record.reason.as_deref().unwrap_or(""), record.detail.as_deref().unwrap_or(""));
             self.journal.note_step(remediation.id, record).await?;
         }
@@ -158,22 +167,31 @@ impl Walker {
                 is_fresh = true;
             }
             let job = self.assessor.job(id, rule, &sight);
-            if let Check::Skip(reason, detail) = self.assessor.judge(step, &job).await {
-                way.skipped(step, reason, &detail);
-                self.skip(id, position, step, &sight.target, reason, detail).await?;
-                continue;
-            }
+            let changes = match self.assessor.judge(step, &job).await {
+                Check::Go | Check::Frees(_) => None,
+                Check::Changes(what) => Some(what),
+                Check::Skip(reason, detail) => {
+                    way.skipped(step, reason, &detail);
+                    self.skip(id, position, step, &sight.target, reason, detail).await?;
+                    continue;
+                }
+            };
             if !step.0.class().acts() {
                 self.observe(id, position, step, &job).await?;
                 is_fresh = false;
                 continue;
             }
-            if !self.may_go_on(id, rule).await? {
+            let meant = Shown { position, plan: step.0.plan(&sight.target), changes };
+            let refused = match self.leave(id, rule, meant).await? {
+                Leave::Given => None,
+                Leave::Changed if !way.acted => {
+                    return self.ask_anew(remediation, rule, &sight, step.0.name()).await;
+                }
+                Leave::Changed => Some(("not_approved", "what it would do is not what was approved of")),
                 // It began in another mode, which was lowered since.
-                let (reason, detail) = match rule.mode {
-                    Mode::Approve => ("not_approved", "mode is approve, and nobody approved of it"),
-                    _ => ("plan_mode", "mode is plan"),
-                };
+                Leave::Refused(reason, detail) => Some((reason, detail)),
+            };
+            if let Some((reason, detail)) = refused {
                 way.skipped(step, reason, detail);
                 self.skip(id, position, step, &sight.target, reason, detail.to_owned()).await?;
                 continue;
@@ -426,7 +444,7 @@ impl Walker {
     }
 
     async fn run(&self, step: &Step, job: &Job) -> Result<Done, Failure> {
-        let limit = step.0.timeout();
+        let limit = step.patience(job.target.kind());
         timeout(limit, step.0.run(job))
             .await
             .unwrap_or_else(|_| Err(Failure::Unknown(format!("no answer within {} s", limit.as_secs()))))

@@ -103,6 +103,16 @@ fn split(drift: Vec<Drift>, manifest: &Manifest, added: Added) -> (Vec<Wanted>, 
 }
 
 impl Aim {
+    /// Tells it from every other, also where the difference is too long or too secret to be shown: an approval is for this.
+    pub(super) fn identity(&self) -> String {
+        let sides: Vec<_> = self
+            .wanted
+            .iter()
+            .map(|one| format!("{:?}", (&one.path, self.scan.entries.get(&one.path), &one.entry)))
+            .collect();
+        format!("(all of it: {})", snapshot::sha256(sides.join("\n").as_bytes()))
+    }
+
     /// What it comes to, in one line.
     pub(super) fn summary(&self) -> String {
         let wanted = self.wanted.iter().map(|one| (one.path.as_str(), one.change));

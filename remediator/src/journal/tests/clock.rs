@@ -31,7 +31,7 @@ async fn an_approval_is_waited_for_as_long_as_was_said() {
         let id = opened(&journal, "a.service", at(0)).await;
         let late = opened(&journal, "b.service", at(0)).await;
         for id in [id, late] {
-            journal.ask(id, nobody(), at(0)).await.unwrap();
+            journal.ask(id, Vec::new(), nobody(), at(0)).await.unwrap();
         }
         assert_eq!(decide(id, jumped(1799, jump)).await, Decided::Taken, "{jump}");
         assert_eq!(decide(late, jumped(1800, jump)).await, Decided::Expired, "{jump}");

@@ -146,6 +146,51 @@ async fn an_approval_is_for_what_was_shown() {
     assert_eq!(bench.told().await.len(), 2);
 }
 
+/// More drifts after people were asked: what would be changed now nobody has seen.
+#[tokio::test(start_paused = true)]
+async fn what_would_be_changed_otherwise_than_shown_is_asked_about_anew() {
+    let mut bench = bench();
+    let report = bench.fake("report", Class::S0, Does::Nothing);
+    let restore = |bench: &Bench, files: &str| {
+        bench.fake("restore", Class::S2, Does::Cure).checked(Check::Changes(files.to_owned()))
+    };
+    let steps = [report, restore(&bench, "1 file: /etc/a modified")];
+    bench.steps("unit", steps.clone());
+    let id = asked(&bench).await;
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    let drifted = [steps[0].clone(), restore(&bench, "2 files: /etc/a modified, /etc/b modified")];
+    bench.steps("unit", drifted);
+    assert!(matches!(bench.walk(id).await.unwrap(), Next::Again(_)));
+    assert_eq!((bench.last().phase, bench.last().decided_by), (Phase::Awaiting, None));
+    assert!(!bench.world.called().contains(&"restore"));
+    assert_eq!(bench.told().await, ["awaiting_approval ", "awaiting_approval "]);
+    let events = bench.reader().events(id).unwrap();
+    assert!(events.iter().any(|(_, what, _)| what == "approval_void"), "{events:?}");
+    // What was approved of the second time is done, and what it was stays on record.
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.drive().await;
+    assert_eq!(ended(&bench.last()), (Outcome::Succeeded, "verified"));
+    let shown = bench.reader().shown(id).unwrap();
+    assert_eq!(shown[1].changes.as_deref(), Some("2 files: /etc/a modified, /etc/b modified"));
+}
+
+/// What a step before it has made of the host, people have not seen: the ladder goes on without it.
+#[tokio::test(start_paused = true)]
+async fn a_later_step_that_would_change_something_else_is_left_out() {
+    let mut bench = bench();
+    let first = bench.fake("first", Class::S2, Does::Nothing);
+    let restore = |bench: &Bench, files: &str| {
+        bench.fake("restore", Class::S2, Does::Cure).checked(Check::Changes(files.to_owned()))
+    };
+    bench.steps("unit", [first.clone(), restore(&bench, "1 file")]);
+    let id = asked(&bench).await;
+    assert_eq!(decide(&bench, id, Verdict::Approve).await, Decided::Taken);
+    bench.steps("unit", [first, restore(&bench, "2 files")]);
+    bench.drive().await;
+    assert_eq!(bench.world.called(), ["first"]);
+    assert_eq!(bench.steps_of(id)[1], "restore skipped (not_approved)");
+}
+
 /// What a limit, a pause or the breaker would refuse, nobody is asked about.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_asked_about_what_would_be_refused() {

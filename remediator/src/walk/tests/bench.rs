@@ -529,6 +529,7 @@ impl Bench {
             impact: rule.interrupts(),
             fingerprint: "ab".to_owned(),
             labels: [("alertname", rule.name.as_str())].into_iter().collect(),
+            triggered_by: None,
         };
         self.take(vec![incoming]).await;
     }

@@ -12,7 +12,7 @@ use tokio::{
 use super::bench::{Bench, Does, disk, disk_rule, failed, unit_rule};
 use crate::{
     config::Config,
-    journal::{Accepted, Incoming, Record, Verdict},
+    journal::{Accepted, Incoming, Labels, Record, Verdict},
     outcome::Outcome,
     policy::{Class, Mode},
     reconcile::{Reconcile, Reconciler},
@@ -335,7 +335,8 @@ async fn what_a_person_began_is_not_taken_up() {
         firing: true,
         impact: true,
         fingerprint: String::new(),
-        labels: [("triggered_by", "root")].into_iter().collect(),
+        labels: Labels::default(),
+        triggered_by: Some("root".to_owned()),
     };
     let accepted = bench.journal().accept(vec![order], 100, bench.now()).await.unwrap();
     assert!(matches!(accepted, Accepted::Taken(_)));
