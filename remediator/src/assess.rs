@@ -154,7 +154,7 @@ impl Assessor {
                     ),
                 )
             }
-            Ok(check @ (Check::Go | Check::Changes(_))) if action.class() == Class::S2 => {
+            Ok(check @ (Check::Go | Check::Changes(_))) if action.takes_along() => {
                 match self.blast_radius(job).await {
                     Check::Go => check,
                     refused => refused,

@@ -8,7 +8,6 @@ use std::{
     io::{Read as _, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -121,7 +120,7 @@ impl Verb {
 }
 
 /// A rule and a target as an instance. A rule's name has no colon.
-fn instance_of(rule: &str, target: &str) -> String {
+pub(crate) fn instance_of(rule: &str, target: &str) -> String {
     format!("{}:{}", instance::escape(rule), instance::escape(target))
 }
 
@@ -173,11 +172,15 @@ pub async fn recover(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     only_for_root(config_file, verb)?;
-    let Some(golden) = config.golden.as_ref().map(Arc::clone).filter(|_| verb == Verb::UnitRestore) else {
-        return Ok(());
+    let systemd = Host::local().systemd;
+    let taken_back = match (verb, &config.golden) {
+        (Verb::UnitRestore, Some(golden)) => {
+            actions::take_back_an_interrupted_restore(&systemd, golden, instance).await
+        }
+        (Verb::UnitRemoveReference, _) => actions::take_back_an_interrupted_removal(&systemd, instance).await,
+        _ => return Ok(()),
     };
-    let result = actions::take_back_an_interrupted_restore(&Host::local().systemd, &golden).await;
-    let result = match result {
+    let result = match taken_back {
         Ok(None) => return Ok(()),
         Ok(Some(how)) => Err(Failure::Refused(format!("it was interrupted; {how}"))),
         Err(failure) => {
@@ -246,9 +249,17 @@ fn leave(file: &Path, result: &Result<Done, Failure>) -> anyhow::Result<()> {
 /// Beside it and renamed: who reads meanwhile reads the old one whole. Names of files may tell something, so only root and
 /// the unit's group read them.
 fn put(file: &Path, text: &[u8]) -> std::io::Result<()> {
-    let new = file.with_extension("new");
+    // Behind the whole name: that of an instance may differ from another's in its end alone.
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        // What is there was left by one that was killed.
+        _ => {}
+    }
     let mut options = fs::OpenOptions::new();
-    let mut written = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+    let mut written = options.write(true).create_new(true).mode(0o640).open(&new)?;
     written.write_all(text)?;
     fs::rename(&new, file)
 }
@@ -326,6 +337,22 @@ mod tests {
             // Else a refusal would stay listed as a failed unit, and raise an alert about itself.
             assert!(text.contains("\nCollectMode=inactive-or-failed\n"), "{}", verb.template());
         }
+    }
+
+    #[test]
+    fn two_answers_do_not_meet_on_their_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let [service, timer] =
+            ["a.service", "a.timer"].map(|target| dir.path().join(instance_of("rule", target)));
+        // Half of one, by a helper at work or one that was killed.
+        let half = PathBuf::from(format!("{}.new", timer.display()));
+        fs::write(&half, "ha").unwrap();
+        put(&service, b"of the service").unwrap();
+        assert_eq!(fs::read(&half).unwrap(), b"ha");
+        put(&timer, b"of the timer").unwrap();
+        assert_eq!(fs::read(&service).unwrap(), b"of the service");
+        assert_eq!(fs::read(&timer).unwrap(), b"of the timer");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[tokio::test]

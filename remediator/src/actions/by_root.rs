@@ -10,7 +10,7 @@ use super::{
     Done, Failure, Job,
     unit_job::{self, Verb as JobVerb},
 };
-use crate::{helper::Verb, systemd::ManagerProxy};
+use crate::{helper::Verb, systemd::ManagerProxy, text::printable_lines};
 
 /// Whether this process may do it itself.
 pub(super) fn is_root() -> bool {
@@ -66,7 +66,8 @@ impl Answer {
             Err(Failure::Busy(detail)) => (Ended::Busy, detail),
             Err(Failure::Unknown(detail)) => (Ended::Unknown, detail),
         };
-        Self { ended, detail: detail.clone() }
+        // Bounded as the journal bounds it: an answer that is too long is no answer.
+        Self { ended, detail: printable_lines(detail) }
     }
 
     fn read(file: &Path) -> Option<Self> {
@@ -123,6 +124,13 @@ mod tests {
                 Err(failure) => format!("{failure:?}"),
             };
             assert_eq!(said(read), said(result).replace('x', "x (by u)"));
+        }
+        // However much there is to say, and however it is written.
+        for long in ["x\n".repeat(100_000), "\u{1}\"\\".repeat(100_000), "\"\n".repeat(100_000)] {
+            let long = Err(Failure::Refused(long));
+            fs::write(&file, serde_json::to_vec(&Answer::of(&long)).unwrap()).unwrap();
+            let read = Answer::read(&file).expect("it was cut").result("u");
+            assert!(matches!(read, Err(Failure::Refused(_))), "{read:?}");
         }
         fs::write(&file, "{}").unwrap();
         assert!(Answer::read(&file).is_none());

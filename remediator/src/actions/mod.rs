@@ -90,6 +90,7 @@ pub(crate) const UNIT_REMOVE_REFERENCE: &str = unit_remove_reference::NAME;
 pub(crate) const UNIT_RESTORE: &str = unit_restore::NAME;
 pub(crate) const UNIT_SNAPSHOT: &str = unit_snapshot::NAME;
 pub(crate) use by_root::{Answer, start as start_helper};
+pub(crate) use unit_remove_reference::take_back as take_back_an_interrupted_removal;
 pub(crate) use unit_restore::take_back as take_back_an_interrupted_restore;
 
 /// Whether a step is about golden snapshots, and so about what `snapshot` of the configuration says.
@@ -176,7 +177,13 @@ pub trait Action: Send + Sync + fmt::Debug {
         false
     }
 
-    /// How long it may take; after that what it did is unknown.
+    /// Whether doing it takes along what depends on the target. Not where nothing is restarted, or the check itself counts
+    /// what is taken along.
+    fn takes_along(&self) -> bool {
+        self.class() == Class::S2
+    }
+
+    /// How long it may take for whoever does it; after that what it did is unknown. See [`Step::patience`].
     fn timeout(&self) -> Duration {
         Duration::from_secs(60)
     }
@@ -263,6 +270,25 @@ pub enum Failure {
 /// An action as configured. Written as its name, or as a map of its name to its parameters.
 #[derive(Debug, Clone)]
 pub struct Step(pub Arc<dyn Action>);
+
+/// How much longer than a helper may take its answer is waited for: it has to be started, to find out what is to be done,
+/// and what it has begun and does not end well is taken back.
+const HELPER_MARGIN: Duration = Duration::from_secs(60);
+
+impl Step {
+    /// How long its answer is waited for on a target of this kind. Whoever has a helper do it waits longer than the helper
+    /// does, so that one that is late still says itself what it did.
+    pub(crate) fn patience(&self, kind: Kind) -> Duration {
+        self.0.timeout() + if by_root::is_root() { Duration::ZERO } else { self.margin(kind) }
+    }
+
+    fn margin(&self, kind: Kind) -> Duration {
+        let is_helper = |permission: &Permission| matches!(permission, Permission::Helper(_));
+        // What only observes asks a helper in passing, and not for long.
+        let is_by_helper = self.0.class().acts() && self.0.permissions(kind).iter().any(is_helper);
+        if is_by_helper { HELPER_MARGIN } else { Duration::ZERO }
+    }
+}
 
 impl<'de> Deserialize<'de> for Step {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -414,6 +440,44 @@ mod tests {
         let mut named: Vec<&str> = CLASSES.iter().map(|(step, _)| read(step).0.name()).collect();
         named.dedup();
         assert_eq!(named, NAMES);
+    }
+
+    #[test]
+    fn a_helper_has_less_time_than_whoever_waits_for_it() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+        let mut seen = 0;
+        for (step, _) in CLASSES {
+            let step = read(step);
+            let kind = Kind::ALL.into_iter().find(|kind| step.0.fits(*kind)).unwrap();
+            let acts = step.0.class().acts();
+            let helper = step.0.permissions(kind).into_iter().find_map(|permission| match permission {
+                Permission::Helper(template) if acts => Some(template),
+                _ => None,
+            });
+            let Some(template) = helper else {
+                assert_eq!(step.margin(kind), Duration::ZERO, "{step:?}");
+                continue;
+            };
+            seen += 1;
+            assert!(step.margin(kind) >= Duration::from_secs(30), "{step:?}");
+            // And systemd ends neither before it has given up by itself.
+            let text = std::fs::read_to_string(folder.join(template)).unwrap();
+            let limit = text.lines().find_map(|line| line.strip_prefix("TimeoutStartSec=")).unwrap();
+            let limit: Duration = match limit.strip_suffix("min") {
+                Some(minutes) => Duration::from_secs(60 * minutes.parse::<u64>().unwrap()),
+                None => Duration::from_secs(limit.parse().unwrap()),
+            };
+            assert!(limit > step.0.timeout(), "{template}: {limit:?}");
+        }
+        assert!(seen >= 7, "{seen}");
+    }
+
+    #[test]
+    fn only_what_restarts_others_by_restarting_its_target_is_held_to_the_blast_radius() {
+        for (step, class) in CLASSES {
+            let counts_itself = ["unit_restore", "unit_remove_reference"].contains(&read(step).0.name());
+            assert_eq!(read(step).0.takes_along(), *class == Class::S2 && !counts_itself, "{step}");
+        }
     }
 
     #[test]

@@ -99,12 +99,10 @@ impl SafeFile {
             return Err(refused(&"it is no plain file"));
         }
         trust::judge(metadata.uid(), metadata.mode(), false, &us).map_err(|wrong| refused(&wrong))?;
-        let mut bytes = Vec::new();
-        (&file).take(LONGEST + 1).read_to_end(&mut bytes).map_err(|error| refused(&error))?;
+        let (stat, bytes) = whole(&file, contents).map_err(|error| refused(&error))?;
         if bytes.len() as u64 > LONGEST {
             return Err(refused(&"it is longer than 1 MiB"));
         }
-        let stat = fstat(&file).map_err(|error| refused(&io(error)))?;
         let name = name.to_owned();
         Ok(Self { path, folder: at, name, file, stat, bytes })
     }
@@ -263,9 +261,7 @@ impl SafeFile {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&self.folder, &self.name, flags, Mode::empty());
         let file = File::from(file.map_err(|error| self.refused(&not_followed(error)))?);
-        let mut bytes = Vec::new();
-        (&file).take(LONGEST + 1).read_to_end(&mut bytes).map_err(|error| self.refused(&error))?;
-        let stat = fstat(&file).map_err(|error| self.refused(&io(error)))?;
+        let (stat, bytes) = whole(&file, contents).map_err(|error| self.refused(&error))?;
         let folder = self.folder.try_clone().map_err(|error| self.refused(&error))?;
         Ok(Self { path: self.path.clone(), folder, name: self.name.clone(), file, stat, bytes })
     }
@@ -323,8 +319,23 @@ impl Backups {
 }
 
 /// Who may own what is changed here: root, and in tests whoever runs them.
-fn owners() -> [u32; 2] {
+pub(super) fn owners() -> [u32; 2] {
     [0, geteuid().as_raw()]
+}
+
+/// What is in a file by `read`, and the state of it in which all of that was in it: what is written while it is read would
+/// otherwise be taken for what was read.
+fn whole(file: &File, read: impl Fn(&File) -> io::Result<Vec<u8>>) -> io::Result<(Stat, Vec<u8>)> {
+    let before = fstat(file)?;
+    let bytes = read(file)?;
+    if is_same(&before, &fstat(file)?) { Ok((before, bytes)) } else { Err(io::Error::other(CHANGED)) }
+}
+
+/// What is in a file, and one byte more than it may be long.
+fn contents(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether it is the same file with the same contents.
@@ -464,6 +475,22 @@ mod tests {
         assert!(matches!(&failure, Failure::Refused(said) if said.contains(CHANGED)), "{failure}");
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was left");
+    }
+
+    #[test]
+    fn what_somebody_changes_while_it_is_read_is_not_taken_for_what_was_read() {
+        let dir = folder();
+        let path = dir.path().join("app.service");
+        fs::write(&path, "old").unwrap();
+        let file = File::open(&path).unwrap();
+        let edited = whole(&file, |file| {
+            let bytes = contents(file)?;
+            fs::write(&path, "theirs")?;
+            Ok(bytes)
+        });
+        assert_eq!(edited.unwrap_err().to_string(), CHANGED);
+        let (_, bytes) = whole(&File::open(&path).unwrap(), contents).unwrap();
+        assert_eq!(bytes, b"theirs");
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Takes a unit that does not exist out of the unit files that name it: that word in that line, and nothing else.
+//!
+//! Several files do not change at once. What is begun is written down before (`begun`), and whoever finds that note puts
+//! them back: the same process, the end of the helper's unit (`ExecStopPost=`, also when it was killed), or the next one who
+//! takes a name out.
 
+mod begun;
 mod change;
 
 use std::{
@@ -11,16 +16,16 @@ use std::{
 
 use evenkeel_host::{
     config::PromDuration,
-    systemd::{OWN_FOLDERS, is_unit_name},
+    systemd::{OWN_FOLDERS, Systemd, is_unit_name},
 };
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Action, Check, Done, Failure, Job, Permission, by_root, unit_job::call_failure};
+use super::{Action, Check, Done, Failure, Job, Permission, by_root, safe_file, unit_job::call_failure};
 use crate::{
-    helper::Verb,
+    helper::{Verb, instance_of},
     observe::Observation,
     pattern::Pattern,
     policy::{Class, DenyList},
@@ -30,6 +35,10 @@ use crate::{
 use change::{Change, Changed, Refusal};
 
 pub(super) const NAME: &str = "unit_remove_reference";
+
+/// How long systemd may take to read the files, and again to read them when they were put back: both together less than
+/// the action may take, so that it is not ended in between.
+const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// Takes a unit that does not exist out of the unit files that name it (class S2).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -102,6 +111,11 @@ impl Action for UnitRemoveReference {
         matches!(seen, Observation::Unit(unit) if unit.load_state == "not-found" && !unit.named_by.is_empty())
     }
 
+    /// Nothing is restarted, and what requires a unit that does not exist runs without it.
+    fn takes_along(&self) -> bool {
+        false
+    }
+
     fn plan(&self, target: &Target) -> String {
         let units: Vec<String> = self.from.iter().map(ToString::to_string).collect();
         let call = format!(
@@ -140,24 +154,94 @@ impl Action for UnitRemoveReference {
             if !by_root::is_root() {
                 return by_root::done(job, Verb::UnitRemoveReference).await;
             }
-            let changes = self.changes(job).await.map_err(|refusal| Failure::Refused(refusal.detail))?;
-            let told = change::told(job.target.name(), &changes);
-            let units = units_of(&changes);
-            let before = load_states(job, &units).await?;
-            let changed = aside(move || change::write(changes)).await?;
-            match self.verified(job, &units, &before, &changed).await {
-                Ok(()) => {
-                    let backups =
-                        changed.iter().map(|changed| format!("\nbackup {}", changed.backup.display()));
-                    Ok(Done { detail: told + &backups.collect::<String>(), ..Done::default() })
-                }
-                Err(why) => Err(take_back(job, changed, &why).await),
+            let _held = aside(|| begun::lock(backups())).await?;
+            if let Some(earlier) = take_back_held(&job.host.systemd).await? {
+                tracing::warn!(earlier, "an earlier one had been interrupted");
             }
+            let result = self.carry_out(job).await;
+            if !matches!(result, Err(Failure::Unknown(_))) {
+                aside(|| begun::end(backups())).await?;
+            }
+            result
         })
     }
 }
 
+/// Where what was there before is kept.
+fn backups() -> &'static Path {
+    Path::new(safe_file::BACKUPS)
+}
+
+/// Takes back what the helper of this instance had begun, which is no more. Answers what was done, and nothing where it had
+/// nothing begun: then its own answer stands.
+///
+/// # Errors
+/// When it cannot be taken back.
+pub(crate) async fn take_back(systemd: &Systemd, instance: &str) -> Result<Option<String>, Failure> {
+    let this = instance.to_owned();
+    if !aside(move || begun::is_begun_by(backups(), &this)).await? {
+        return Ok(None);
+    }
+    match aside(|| begun::lock(backups())).await {
+        // Another takes back by itself what it finds, before it begins.
+        Err(Failure::Busy(_)) => Ok(None),
+        Err(failure) => Err(failure),
+        Ok(_held) => take_back_held(systemd).await,
+    }
+}
+
+/// The same whoever had begun it, for who holds the lock.
+///
+/// # Errors
+/// When it cannot be taken back.
+async fn take_back_held(systemd: &Systemd) -> Result<Option<String>, Failure> {
+    let Some(back) = aside(|| begun::put_back(backups())).await? else { return Ok(None) };
+    if back.files > 0 {
+        reload(systemd).await.map_err(|failure| {
+            Failure::Unknown(format!("the files were put back, and systemd did not read them: {failure}"))
+        })?;
+    }
+    aside(|| begun::end(backups())).await?;
+    let mut said = format!("every file is as it was before ({} taken back)", back.files);
+    if !back.foreign.is_empty() {
+        said =
+            format!("{said}, but for what somebody else has changed meanwhile: {}", back.foreign.join(", "));
+    }
+    Ok(Some(said))
+}
+
+/// Has systemd read its files.
+async fn reload(systemd: &Systemd) -> Result<(), Failure> {
+    let reload = async { ManagerProxy::of(systemd).await?.reload().await.map_err(call_failure) };
+    timeout(READ_WITHIN, reload).await.unwrap_or_else(|_| {
+        Err(Failure::Unknown(format!("systemd did not read its files within {READ_WITHIN:?}")))
+    })
+}
+
 impl UnitRemoveReference {
+    /// All that is between the lock and the note that it is done.
+    async fn carry_out(&self, job: &Job) -> Result<Done, Failure> {
+        let changes = self.changes(job).await.map_err(|refusal| Failure::Refused(refusal.detail))?;
+        let told = change::told(job.target.name(), &changes);
+        let units = units_of(&changes);
+        let before = load_states(job, &units).await?;
+        let instance = instance_of(&job.rule, job.target.name());
+        let changed = aside(move || {
+            let kept = change::back_up(changes, backups())?;
+            begun::begin(backups(), instance, &kept)?;
+            change::write(kept)
+        })
+        .await?;
+        let verified = timeout(READ_WITHIN, self.verified(job, &units, &before, &changed)).await;
+        match verified.unwrap_or_else(|_| Err(format!("systemd has not read it within {READ_WITHIN:?}"))) {
+            Ok(()) => {
+                let backups = changed.iter().map(|changed| format!("\nbackup {}", changed.backup.display()));
+                Ok(Done { detail: told + &backups.collect::<String>(), ..Done::default() })
+            }
+            Err(why) => Err(put_back(job, changed, &why).await),
+        }
+    }
+
     /// What would be changed now. All places or none: a unit that is named by one file less is not the aim.
     async fn changes(&self, job: &Job) -> Result<Vec<Change>, Refusal> {
         let (this, deny, name) = (self.clone(), job.config.deny.clone(), job.target.name().to_owned());
@@ -217,13 +301,9 @@ impl UnitRemoveReference {
 }
 
 /// Puts the files back as they were. Always a failure: what it was for has not been done.
-async fn take_back(job: &Job, changed: Vec<Changed>, why: &str) -> Failure {
-    let back = aside(move || change::take_back(changed)).await;
-    let back = match back {
-        Ok(()) => match ManagerProxy::of(&job.host.systemd).await {
-            Ok(manager) => manager.reload().await.map_err(call_failure),
-            Err(failure) => Err(failure),
-        },
+async fn put_back(job: &Job, changed: Vec<Changed>, why: &str) -> Failure {
+    let back = match aside(move || change::take_back(changed)).await {
+        Ok(()) => reload(&job.host.systemd).await,
         failed => failed,
     };
     match back {

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    helper::Verb,
+    helper::{Verb, instance_of},
     observe::Observation,
     policy::Class,
     systemd::ManagerProxy,
@@ -168,10 +168,15 @@ impl Action for UnitRestore {
         matches!(seen, Observation::Unit(_))
     }
 
-    /// With the way back. Who has it done waits a little longer than who does it.
+    /// Its check counts what all its restarts take along: the target's are only some of them, and what it restarts itself
+    /// is not taken along.
+    fn takes_along(&self) -> bool {
+        false
+    }
+
+    /// With the way back.
     fn timeout(&self) -> Duration {
-        let helpers = if by_root::is_root() { Duration::ZERO } else { Duration::from_secs(60) };
-        self.within * 2 + Duration::from_secs(120) + helpers
+        self.within * 2 + Duration::from_secs(120)
     }
 
     fn plan(&self, target: &Target) -> String {
@@ -216,8 +221,12 @@ impl Action for UnitRestore {
                     Ok(aim) => aim,
                     Err(stop) => return Ok(Err(Check::Skip(stop.reason, stop.detail))),
                 };
-                let text =
-                    format!("{}\n{}", aim.summary(), golden::difference(&at, &aim.snapshot, &aim.wanted));
+                let text = format!(
+                    "{}\n{}\n{}",
+                    aim.summary(),
+                    golden::difference(&at, &aim.snapshot, &aim.wanted),
+                    aim.identity()
+                );
                 Ok(Ok((aim, text)))
             })
             .await?;
@@ -268,7 +277,8 @@ impl UnitRestore {
         let services = self.services(job, &aim).await?;
         let now_ms = u64::try_from(Clock::default().now().wall_ms).unwrap_or_default();
         let (at, aimed, restarts) = (Arc::clone(&golden), Arc::clone(&aim), self.restart != Restart::None);
-        let backup = golden::blocking(move || begun::begin(&at, &aimed, restarts, now_ms)).await?;
+        let instance = instance_of(&job.rule, job.target.name());
+        let backup = golden::blocking(move || begun::begin(&at, &aimed, instance, restarts, now_ms)).await?;
         said.push(aim.summary());
         match self.carry_out(job, &golden, &aim, &services).await {
             Ok(how) => said.push(how),

@@ -11,18 +11,26 @@ use evenkeel_host::systemd::{
 };
 use jiff::Timestamp;
 
-use crate::actions::{
-    Failure,
-    safe_file::{self, SafeFile},
-};
+use crate::actions::{Failure, safe_file::SafeFile};
 
 /// One file that would be changed.
 #[derive(Debug)]
 pub(super) struct Change {
     /// The unit whose file it is.
     pub(super) by: String,
+    /// The folder that only root changes, and the way from there.
+    pub(super) folder: PathBuf,
+    pub(super) below: PathBuf,
     file: SafeFile,
-    removal: Removal,
+    pub(super) removal: Removal,
+}
+
+/// One file of which there is a backup.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) change: Change,
+    /// Where what it is now is.
+    pub(super) backup: PathBuf,
 }
 
 /// One file that was changed.
@@ -79,7 +87,8 @@ pub(super) fn find(
             return refused("not_in_folders", format!("{shown} names it, which is in none of `folders`"));
         };
         let folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
-        let file = match SafeFile::read(&folder, below) {
+        let below = below.to_owned();
+        let file = match SafeFile::read(&folder, &below) {
             Ok(file) => file,
             Err(failure) => return refused("not_root_s_own", failure.to_string()),
         };
@@ -97,7 +106,7 @@ pub(super) fn find(
                 format!("{shown}: without it other words would mean something else"),
             );
         };
-        changes.push(Change { by, file, removal });
+        changes.push(Change { by, folder, below, file, removal });
     }
     if changes.is_empty() {
         return refused("not_named", "no unit file names it any more".to_owned());
@@ -126,23 +135,27 @@ pub(super) fn told(name: &str, changes: &[Change]) -> String {
     text
 }
 
-/// Backs all of them up and changes them, or none.
+/// Keeps a copy of each below `backups`.
+///
+/// # Errors
+/// When one cannot be written for good; then nothing must be changed.
+pub(super) fn back_up(changes: Vec<Change>, backups: &Path) -> Result<Vec<Kept>, Failure> {
+    let keep = |change: Change| {
+        let backup = change.file.back_up(backups, Timestamp::now().as_millisecond())?;
+        Ok(Kept { change, backup })
+    };
+    changes.into_iter().map(keep).collect()
+}
+
+/// Changes all of them, or none.
 ///
 /// # Errors
 /// When one could not be changed; those before it are as they were.
-pub(super) fn write(changes: Vec<Change>) -> Result<Vec<Changed>, Failure> {
-    write_with_backups(changes, Path::new(safe_file::BACKUPS))
-}
-
-/// The same with the backups in another folder.
-pub(super) fn write_with_backups(changes: Vec<Change>, backups: &Path) -> Result<Vec<Changed>, Failure> {
+pub(super) fn write(kept: Vec<Kept>) -> Result<Vec<Changed>, Failure> {
     let mut changed = Vec::new();
-    for Change { file, removal, .. } in changes {
-        let written = file
-            .back_up(backups, Timestamp::now().as_millisecond())
-            .and_then(|backup| Ok((backup, file.write(&removal.text)?)));
-        match written {
-            Ok((backup, after)) => changed.push(Changed { before: file, after, text: removal.text, backup }),
+    for Kept { change: Change { file, removal, .. }, backup } in kept {
+        match file.write(&removal.text) {
+            Ok(after) => changed.push(Changed { before: file, after, text: removal.text, backup }),
             Err(failure) => {
                 return Err(match take_back(changed) {
                     Ok(()) => failure,

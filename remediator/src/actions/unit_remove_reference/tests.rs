@@ -48,6 +48,10 @@ fn found(action: &UnitRemoveReference, root: &TempDir) -> Result<Vec<Change>, Re
     action.changes_under(root.path(), &DenyList::with(Vec::new()), GONE)
 }
 
+fn written(changes: Vec<Change>, backups: &Path) -> Result<Vec<Changed>, Failure> {
+    change::write(change::back_up(changes, backups)?)
+}
+
 /// Why nothing is changed.
 fn refusal(action: &UnitRemoveReference, root: &TempDir) -> &'static str {
     found(action, root).unwrap_err().reason
@@ -92,7 +96,7 @@ fn the_change_is_told_made_kept_and_taken_back() {
         ]
     );
     assert_eq!(units_of(&changes), ["quantum-clm.service", "quantum-trader.target"]);
-    let changed = change::write_with_backups(changes, backups.path()).unwrap();
+    let changed = written(changes, backups.path()).unwrap();
     assert!(change::places(root.path(), GONE).is_empty());
     for (kept, before) in changed.iter().zip([&before[1], &before[0]]) {
         assert_eq!(&fs::read(&kept.backup).unwrap(), before);
@@ -109,10 +113,62 @@ fn when_one_file_cannot_be_changed_none_is() {
     let changes = found(&action("quantum-*"), &root).unwrap();
     // Somebody edits the second meanwhile.
     fs::write(root.path().join(TARGET), [&before[0][..], b"# theirs\n"].concat()).unwrap();
-    let failure = change::write_with_backups(changes, backups.path()).unwrap_err();
+    let failure = written(changes, backups.path()).unwrap_err();
     assert!(matches!(failure, Failure::Refused(_)), "{failure}");
     assert_eq!(fs::read(root.path().join(CLM)).unwrap(), before[1]);
     assert!(fs::read(root.path().join(TARGET)).unwrap().ends_with(b"# theirs\n"));
+}
+
+/// The process was killed after the first file, after the last, or before systemd had read them.
+#[test]
+fn what_a_killed_helper_left_half_done_is_put_back() {
+    let before = |root: &TempDir| [TARGET, CLM].map(|file| fs::read(root.path().join(file)).unwrap());
+    for is_one_file_only in [true, false] {
+        let (root, backups) = (host(), tempfile::tempdir().unwrap());
+        let was = before(&root);
+        let changes = found(&action("quantum-*"), &root).unwrap();
+        let mut kept = change::back_up(changes, backups.path()).unwrap();
+        begun::begin(backups.path(), "rule:a".to_owned(), &kept).unwrap();
+        if is_one_file_only {
+            kept.truncate(1);
+        }
+        drop(change::write(kept).unwrap());
+        assert_ne!(before(&root), was);
+        assert!(begun::is_begun_by(backups.path(), "rule:a").unwrap());
+        assert!(!begun::is_begun_by(backups.path(), "rule:b").unwrap());
+        let back = begun::put_back(backups.path()).unwrap().unwrap();
+        assert_eq!((back.files, back.foreign), (if is_one_file_only { 1 } else { 2 }, Vec::new()));
+        assert_eq!(before(&root), was);
+        // Killed again in between: done twice is the same as done once.
+        assert_eq!(begun::put_back(backups.path()).unwrap().unwrap().files, 0);
+        begun::end(backups.path()).unwrap();
+        assert!(begun::put_back(backups.path()).unwrap().is_none());
+    }
+}
+
+#[test]
+fn what_somebody_else_has_changed_since_is_not_put_back() {
+    let (root, backups) = (host(), tempfile::tempdir().unwrap());
+    let changes = found(&action("quantum-*"), &root).unwrap();
+    let kept = change::back_up(changes, backups.path()).unwrap();
+    begun::begin(backups.path(), "rule:a".to_owned(), &kept).unwrap();
+    drop(change::write(kept).unwrap());
+    fs::write(root.path().join(TARGET), "[Unit]\nDescription=theirs\n").unwrap();
+    fs::remove_file(root.path().join(CLM)).unwrap();
+    let back = begun::put_back(backups.path()).unwrap().unwrap();
+    assert_eq!((back.files, back.foreign.len()), (0, 2), "{:?}", back.foreign);
+    assert_eq!(fs::read_to_string(root.path().join(TARGET)).unwrap(), "[Unit]\nDescription=theirs\n");
+    fs::write(backups.path().join("unit_remove_reference.begun.json"), "{}").unwrap();
+    assert!(matches!(begun::put_back(backups.path()), Err(Failure::Unknown(_))));
+}
+
+#[test]
+fn only_one_changes_files_at_a_time() {
+    let backups = tempfile::tempdir().unwrap();
+    let held = begun::lock(backups.path()).unwrap();
+    assert!(matches!(begun::lock(backups.path()), Err(Failure::Busy(_))));
+    drop(held);
+    begun::lock(backups.path()).unwrap();
 }
 
 #[test]
@@ -178,7 +234,7 @@ fn crlf_continued_lines_several_names_and_drop_ins_lose_one_word() {
     let changes = found(&action("quantum-*"), &root).unwrap();
     assert_eq!(units_of(&changes), ["quantum-clm.service"]);
     let backups = tempfile::tempdir().unwrap();
-    change::write_with_backups(changes, backups.path()).unwrap();
+    written(changes, backups.path()).unwrap();
     let expected = text.replacen(&format!("  {GONE} b.service"), "  b.service", 1).replacen(
         &format!("Wants={GONE} c"),
         "Wants=c",

@@ -27,6 +27,9 @@ const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
     format: u32,
+    /// Whose it is: the instance of the helper's unit that does it for this rule and target.
+    #[serde(default)]
+    instance: String,
     /// What is being brought back.
     snapshot: String,
     /// What was there before.
@@ -50,13 +53,20 @@ pub(in super::super) fn is_begun(golden: &Golden) -> bool {
 ///
 /// # Errors
 /// When either cannot be written for good; then nothing must be changed.
-pub(super) fn begin(golden: &Golden, aim: &Aim, restarts: bool, now_ms: u64) -> Result<String, Failure> {
+pub(super) fn begin(
+    golden: &Golden,
+    aim: &Aim,
+    instance: String,
+    restarts: bool,
+    now_ms: u64,
+) -> Result<String, Failure> {
     let refused =
         |error: &dyn std::fmt::Display| Failure::Refused(format!("no backup, so nothing was done: {error}"));
     let backup = golden::keep(golden, &golden.before(), Purpose::Backup, &aim.scan, now_ms)
         .map_err(|failure| refused(&failure))?;
     let note = Note {
         format: FORMAT,
+        instance,
         snapshot: aim.snapshot.name.clone(),
         backup: backup.clone(),
         restarts,
@@ -80,17 +90,37 @@ pub(super) fn end(golden: &Golden, backup: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes back what was begun by a process that is no more. Answers what was done, and nothing where nothing was begun.
+/// Takes back what the helper of this instance had begun, which is no more. Answers what was done, and nothing where it
+/// had nothing begun: then its own answer stands.
 ///
 /// # Errors
-/// When it cannot be taken back, or somebody is at it.
-pub(crate) async fn take_back(systemd: &Systemd, golden: &Arc<Golden>) -> Result<Option<String>, Failure> {
+/// When it cannot be taken back.
+pub(crate) async fn take_back(
+    systemd: &Systemd,
+    golden: &Arc<Golden>,
+    instance: &str,
+) -> Result<Option<String>, Failure> {
+    let (at, this) = (Arc::clone(golden), instance.to_owned());
+    let held = golden::blocking(move || held_if_begun_by(&at, &this)).await?;
+    match held {
+        None => Ok(None),
+        Some(_held) => take_back_held(systemd, golden).await,
+    }
+}
+
+/// The lock, where there is something to take back that this helper had begun. Another that holds it takes back by itself
+/// what it finds, before it begins.
+pub(super) fn held_if_begun_by(golden: &Golden, instance: &str) -> Result<Option<fs::File>, Failure> {
     if !is_begun(golden) {
         return Ok(None);
     }
-    let at = Arc::clone(golden);
-    let _held = golden::blocking(move || at.lock()).await?;
-    take_back_held(systemd, golden).await
+    let held = match golden.lock() {
+        Err(Failure::Busy(_)) => return Ok(None),
+        held => held?,
+    };
+    // One without an instance was written by an earlier version.
+    let is_ours = |note: &Note| note.instance.is_empty() || note.instance == instance;
+    Ok(read(golden)?.is_some_and(|note| is_ours(&note)).then_some(held))
 }
 
 /// The same for who holds the lock.
@@ -125,8 +155,8 @@ pub(super) struct Back {
     pub(super) foreign: Vec<String>,
 }
 
-/// Puts back the files that the note tells of.
-pub(super) fn put_back(golden: &Golden) -> Result<Option<(Note, Back)>, Failure> {
+/// The note, where there is one.
+fn read(golden: &Golden) -> Result<Option<Note>, Failure> {
     let unknown = |error: &dyn std::fmt::Display| Failure::Unknown(error.to_string());
     let note = match fs::read(place(golden)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -137,6 +167,13 @@ pub(super) fn put_back(golden: &Golden) -> Result<Option<(Note, Back)>, Failure>
             let cure = "compare with the newest folder beside it, and remove it";
             unknown(&format_args!("{} cannot be read: {cure}", place(golden).display()))
         })?;
+    Ok(Some(note))
+}
+
+/// Puts back the files that the note tells of.
+pub(super) fn put_back(golden: &Golden) -> Result<Option<(Note, Back)>, Failure> {
+    let unknown = |error: &dyn std::fmt::Display| Failure::Unknown(error.to_string());
+    let Some(note) = read(golden)? else { return Ok(None) };
     let open = |shelf: snapshot::Shelf, name: &str| shelf.open(name).map_err(|error| unknown(&error));
     let (new, old) = (open(golden.shelf(), &note.snapshot)?, open(golden.before(), &note.backup)?);
     let back = put_back_all(golden, &new, &old).map_err(|error| unknown(&error))?;

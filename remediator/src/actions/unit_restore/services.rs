@@ -86,13 +86,15 @@ impl Services {
     /// When systemd does not say.
     pub(super) async fn blast_radius(&self, job: &Job) -> Result<Option<Check>, Failure> {
         let most = usize::try_from(job.config.blast_radius).unwrap_or(usize::MAX);
+        // Those that are restarted anyway are among them, and are not counted.
+        let asked = most.saturating_add(self.changed.len()).saturating_add(1);
         let mut others = BTreeSet::new();
-        for unit in self.changed.keys() {
+        for unit in self.changed.keys().chain(&self.target) {
             if job.config.deny.denies(unit) {
                 let detail = format!("it would restart {unit}, which evenkeel never touches");
                 return Ok(Some(Check::Skip("blast_radius", detail)));
             }
-            let along = self.systemd.dependents(unit, most).await.map_err(asking)?;
+            let along = self.systemd.dependents(unit, asked).await.map_err(asking)?;
             others.extend(
                 along
                     .into_iter()

@@ -73,6 +73,21 @@ fn everything_is_brought_back_but_what_was_added() {
     assert_eq!(yard.golden.scan().unwrap(), good);
 }
 
+/// Also where the line is not shown, or none of the file is.
+#[test]
+fn what_would_be_brought_back_is_told_from_what_is_shown_alike() {
+    let yard = golden();
+    yard.write("shop-api.service", "[Service]\nEnvironment=TOKEN=a\n");
+    yard.mode("shop-api.service", 0o600);
+    let first = aimed(&yard, "{}").unwrap();
+    assert_eq!(aimed(&yard, "{}").unwrap().identity(), first.identity());
+    yard.write("shop-api.service", "[Service]\nEnvironment=TOKEN=b\n");
+    yard.mode("shop-api.service", 0o600);
+    let second = aimed(&yard, "{}").unwrap();
+    assert_eq!(second.summary(), first.summary());
+    assert_ne!(second.identity(), first.identity());
+}
+
 #[test]
 fn only_the_target_s_files_where_only_those_are_meant() {
     let yard = golden();
@@ -157,7 +172,7 @@ fn whatever_was_done_is_taken_back() {
         let before = yard.golden.scan().unwrap();
         let mut found = aimed(&yard, "{added: set_aside}").unwrap();
         lengths.push(found.wanted.len());
-        begun::begin(&yard.golden, &found, true, NOW + 1).unwrap();
+        begun::begin(&yard.golden, &found, "rule:a".to_owned(), true, NOW + 1).unwrap();
         assert!(begun::is_begun(&yard.golden));
         found.wanted.truncate(died_after);
         apply(&yard.golden, &found).unwrap();
@@ -178,7 +193,7 @@ fn what_somebody_else_wrote_meanwhile_is_not_taken_back() {
     let yard = golden();
     damage(&yard);
     let found = aimed(&yard, "{}").unwrap();
-    begun::begin(&yard.golden, &found, true, NOW + 1).unwrap();
+    begun::begin(&yard.golden, &found, "rule:a".to_owned(), true, NOW + 1).unwrap();
     apply(&yard.golden, &found).unwrap();
     yard.write("shop-db.service", "theirs");
     let (_, back) = begun::put_back(&yard.golden).unwrap().unwrap();
@@ -187,11 +202,26 @@ fn what_somebody_else_wrote_meanwhile_is_not_taken_back() {
     assert!(fs::read_to_string(yard.at("shop-api.service")).unwrap().contains("/bin/evil"));
 }
 
+/// A restore that has ended must not take for its own what another has begun since, and say of it that it was interrupted.
+#[test]
+fn only_whose_note_it_is_takes_back_after_its_end() {
+    let yard = golden();
+    damage(&yard);
+    let mine = |instance: &str| begun::held_if_begun_by(&yard.golden, instance).map(|held| held.is_some());
+    assert_eq!(mine("rule:a"), Ok(false));
+    begun::begin(&yard.golden, &aimed(&yard, "{}").unwrap(), "rule:a".to_owned(), true, NOW + 1).unwrap();
+    assert_eq!((mine("rule:a"), mine("rule:b")), (Ok(true), Ok(false)));
+    let other = yard.golden.lock().unwrap();
+    assert_eq!(mine("rule:a"), Ok(false), "another is at work, and takes back first what it finds");
+    drop(other);
+    assert_eq!(mine("rule:a"), Ok(true));
+}
+
 #[test]
 fn a_note_that_cannot_be_read_is_for_a_person() {
     let yard = golden();
     damage(&yard);
-    begun::begin(&yard.golden, &aimed(&yard, "{}").unwrap(), true, NOW + 1).unwrap();
+    begun::begin(&yard.golden, &aimed(&yard, "{}").unwrap(), "rule:a".to_owned(), true, NOW + 1).unwrap();
     fs::write(yard.golden.dir.join("before/begun.json"), "{").unwrap();
     let failure = begun::put_back(&yard.golden).unwrap_err();
     assert!(
@@ -205,7 +235,9 @@ fn backups_are_secret_and_few() {
     let yard = golden();
     for turn in 0..5 {
         yard.write("shop-api.service", &format!("turn {turn}"));
-        let backup = begun::begin(&yard.golden, &aimed(&yard, "{}").unwrap(), true, NOW + turn).unwrap();
+        let backup =
+            begun::begin(&yard.golden, &aimed(&yard, "{}").unwrap(), "rule:a".to_owned(), true, NOW + turn)
+                .unwrap();
         begun::end(&yard.golden, &backup).unwrap();
     }
     let before = yard.golden.before();
