@@ -252,11 +252,15 @@ async fn delete(job: &Job, keep: &Keep) -> Result<Done, Failure> {
         match forget(&client, image).await {
             Ok(()) => gone.push(name_of(image)),
             // A container was made of it meanwhile, or another image needs it: the engine knows better.
-            Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => {
-                refused.push(name_of(image));
+            Err((taken, DockerError::DockerResponseServerError { status_code: 404 | 409, .. })) => {
+                refused.push(match taken {
+                    [] => name_of(image),
+                    names => format!("{} without its name {}", name_of(image), names.join(", ")),
+                });
             }
-            Err(error) if gone.is_empty() => return Err(engine::failure(error)),
-            Err(error) => {
+            Err(([], error)) if gone.is_empty() => return Err(engine::failure(error)),
+            Err((taken, error)) => {
+                gone.extend(taken.iter().cloned());
                 return Err(Failure::Unknown(format!("deleted {}, then: {error}", shown(&gone))));
             }
         }
@@ -272,12 +276,13 @@ async fn delete(job: &Job, keep: &Keep) -> Result<Done, Failure> {
 }
 
 /// Takes every name from an image: with the last one it is deleted. By its id the engine would refuse one that has
-/// several names, unless forced.
-async fn forget(client: &bollard::Docker, image: &Image) -> Result<(), DockerError> {
+/// several names, unless forced. With an error come the names that it has lost by then.
+async fn forget<'a>(client: &bollard::Docker, image: &'a Image) -> Result<(), (&'a [String], DockerError)> {
     let options = RemoveImageOptions { force: false, noprune: false, platforms: None };
     let names = if image.tags.is_empty() { std::slice::from_ref(&image.id) } else { image.tags.as_slice() };
-    for name in names {
-        client.remove_image(name, Some(options.clone()), None).await?;
+    for (taken, name) in names.iter().enumerate() {
+        let removed = client.remove_image(name, Some(options.clone()), None).await;
+        removed.map_err(|error| (&names[..taken], error))?;
     }
     Ok(())
 }

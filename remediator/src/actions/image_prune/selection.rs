@@ -76,7 +76,7 @@ pub(super) fn select(
         let came_here = came.get(&image.id).copied().flatten();
         let reason = if is_used(&image, containers) {
             Some("in use")
-        } else if image.tags.iter().any(|tag| keep.patterns.iter().any(|pattern| pattern.matches(tag))) {
+        } else if names(&image).iter().any(|name| keep.patterns.iter().any(|pattern| pattern.matches(name))) {
             Some("kept by name")
         } else if newest.contains(&image.id) {
             Some("among the last of their repository")
@@ -130,10 +130,10 @@ fn is_plain(tag: &str) -> bool {
 
 /// The ids of the newest images of every repository.
 fn newest_of_each(images: &[Image], came: &HashMap<String, Option<SystemTime>>, last: usize) -> Vec<String> {
-    let mut repositories: BTreeMap<&str, Vec<&Image>> = BTreeMap::new();
+    let mut repositories: BTreeMap<String, Vec<&Image>> = BTreeMap::new();
     for image in images {
-        for tag in &image.tags {
-            let of_it = repositories.entry(repository(tag)).or_default();
+        for name in names(image) {
+            let of_it = repositories.entry(repository(&name).to_owned()).or_default();
             if !of_it.iter().any(|known| known.id == image.id) {
                 of_it.push(image);
             }
@@ -146,6 +146,15 @@ fn newest_of_each(images: &[Image], came: &HashMap<String, Option<SystemTime>>, 
         newest.extend(of_it.iter().take(last).map(|image| image.id.clone()));
     }
     newest
+}
+
+/// What an image is known by; one that was pulled by its digest has no tag, and is shown as `web:<none>`.
+fn names(image: &Image) -> Vec<String> {
+    if !image.tags.is_empty() {
+        return image.tags.clone();
+    }
+    let repositories = image.digests.iter().filter_map(|digest| digest.split_once('@'));
+    repositories.map(|(repository, _)| format!("{repository}:<none>")).collect()
 }
 
 /// `localhost:5000/shop/web:1` → `localhost:5000/shop/web`.
@@ -278,6 +287,24 @@ mod tests {
         assert!(deleted(images(), &[], &Keep { patterns, ..keep() }).is_empty());
         let patterns = vec!["web:2".parse().unwrap()];
         assert_eq!(deleted(images(), &[], &Keep { patterns, ..keep() }), ["a", "d", "c"]);
+    }
+
+    #[test]
+    fn what_was_pulled_by_its_digest_is_kept_by_its_repository() {
+        let images = || {
+            let (mut old, came) = image("a", &[], 90);
+            old.digests = vec!["shop/web@sha256:a".to_owned()];
+            vec![
+                (old.clone(), came),
+                (Image { id: "sha256:b".to_owned(), created: Some(days_ago(80)), ..old }, came),
+            ]
+        };
+        assert_eq!(deleted(images(), &[], &keep()), ["a", "b"]);
+        assert_eq!(deleted(images(), &[], &Keep { last: 1, ..keep() }), ["a"]);
+        for pattern in ["shop/*", "shop/web:*"] {
+            let patterns = vec![pattern.parse().unwrap()];
+            assert!(deleted(images(), &[], &Keep { patterns, ..keep() }).is_empty(), "{pattern}");
+        }
     }
 
     #[test]

@@ -87,6 +87,19 @@ async fn what_the_engine_refuses_is_told_and_no_failure() {
 }
 
 #[tokio::test]
+async fn an_image_that_lost_one_of_its_names_is_told_so() {
+    let two = |path: &str| match path {
+        "/images/json" => Some(answer(path)?.replace(r#"["old:1"]"#, r#"["older:1", "old:1"]"#)),
+        "/images/older:1?force=false&noprune=false" => Some("[]".to_owned()),
+        path => answer(path),
+    };
+    let bench = Bench::refusing("/images/old:1", 409, two);
+    let step = read("{unused: true, keep_last: 0}").unwrap();
+    let done = step.0.run(&bench.disk("/", 100)).await.unwrap();
+    assert_eq!(done.detail, "deleted no image; the engine keeps older:1 without its name older:1");
+}
+
+#[tokio::test]
 async fn another_prune_at_work_is_waited_for_and_no_failure() {
     let bench = Bench::refusing("/images/prune", 409, answer);
     let failed = read("{}").unwrap().0.run(&bench.disk("/", 100)).await;
