@@ -7,6 +7,7 @@ mod common;
 use std::{fs, path::Path};
 
 use common::remediator;
+use regex::Regex;
 
 const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/configs/generate");
 
@@ -23,6 +24,37 @@ fn every_text_is_what_was_reviewed() {
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{what}");
         let expected = fs::read_to_string(Path::new(CONFIGS).join(file)).unwrap();
         assert_eq!(ran.stdout, expected, "{what}");
+    }
+}
+
+/// The instance of a helper's unit is all that says what root does: each rule has its own, for its own targets.
+#[test]
+fn a_helper_is_started_for_its_own_rule_and_targets_only() {
+    let polkit = generate("polkit", "all.yml").stdout;
+    let (_, helpers) = polkit.split_once("var helpers = [").unwrap();
+    let allowed: Vec<Regex> = helpers
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("[\"start\", /")?.strip_suffix("/],"))
+        .map(|expression| Regex::new(expression).unwrap())
+        .collect();
+    assert!(allowed.len() >= 7, "{helpers}");
+    for (unit, is_allowed) in [
+        (r"evenkeel-hosts-alias@hosts\x2dalias:shop_1.service", true),
+        (r"evenkeel-unit-restore@golden\x2drestore:shop\x2da.service.service", true),
+        // Another rule, another target, another thing done, none at all, and more than one.
+        (r"evenkeel-hosts-alias@other:shop_1.service", false),
+        (r"evenkeel-hosts-alias@unit\x2dstale:shop_1.service", false),
+        (r"evenkeel-hosts-alias@hosts\x2dalias:localhost.service", false),
+        (r"evenkeel-hosts-alias@hosts\x2dalias:shop_12.service", false),
+        (r"evenkeel-unit-restore@hosts\x2dalias:shop_1.service", false),
+        (r"evenkeel-unit-restore@golden\x2drestore:ssh.service.service", false),
+        (r"evenkeel-journal-vacuum@disk\x2dhigh:-.service", false),
+        (r"evenkeel-hosts-alias@.service", false),
+        (r"evenkeel-hosts-alias@hosts\x2dalias:shop_1.service.timer", false),
+        (r"x-evenkeel-hosts-alias@hosts\x2dalias:shop_1.service", false),
+        ("evenkeel-hosts-alias@hosts\\x2dalias:shop_1.service\nssh.service", false),
+    ] {
+        assert_eq!(allowed.iter().any(|one| one.is_match(unit)), is_allowed, "{unit}");
     }
 }
 

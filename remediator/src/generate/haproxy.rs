@@ -96,3 +96,47 @@ fn containers(rule: &Rule) -> impl Iterator<Item = String> {
     let allowed = (rule.selector.kind == Kind::Container).then_some(&rule.selector.allow);
     allowed.into_iter().flatten().filter_map(expression)
 }
+
+#[cfg(test)]
+mod tests {
+    use ::regex::Regex;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    /// Who deletes images and containers deletes those, by what names them, and never by force or with volumes.
+    #[test]
+    fn deleting_is_let_through_as_the_actions_do_it_and_in_no_other_way() {
+        let rule = "  - {name: disk, match: ['a=\"b\"'], target: {filesystem: mountpoint, allow: [/]}, limits: [1/1h],
+    steps: [{image_prune: {unused: true}}, container_prune], verify: {usage_below: 80%, within: 5m}}\n";
+        let config = config(&format!("policy: {{mode: auto, deletion: data}}\nrules:\n{rule}")).unwrap();
+        let text = configuration(&config);
+        let allowed: Vec<Regex> = text
+            .lines()
+            .filter_map(|line| {
+                line.trim().strip_prefix("http-request allow if { method DELETE } { pathq -m reg '")
+            })
+            .map(|line| Regex::new(line.strip_suffix("' }").unwrap()).unwrap())
+            .collect();
+        assert_eq!(allowed.len(), 2, "{text}");
+        let container = format!("/v1.41/containers/{}", "a1".repeat(32));
+        for (path, is_let) in [
+            ("/v1.41/images/shop/web:1?force=false&noprune=false".to_owned(), true),
+            (format!("/images/sha256:{}?force=false&noprune=false", "0f".repeat(32)), true),
+            ("/v1.41/images/shop/web:1?force=true&noprune=false".to_owned(), false),
+            ("/v1.41/images/shop/web:1".to_owned(), false),
+            ("/v1.41/images/shop%2Fweb?force=false&noprune=false".to_owned(), false),
+            ("/v1.41/images/../containers/web?force=false&noprune=false".to_owned(), false),
+            (format!("{container}?v=false&force=false&link=false"), true),
+            (format!("{container}?v=true&force=false&link=false"), false),
+            (format!("{container}?force=false&force=true"), false),
+            (container, false),
+            // By a name it would be another one's a moment later.
+            ("/v1.41/containers/shop-web?v=false&force=false&link=false".to_owned(), false),
+            ("/v1.41/volumes/data?force=false".to_owned(), false),
+            ("/v1.41/networks/shop".to_owned(), false),
+        ] {
+            assert_eq!(allowed.iter().any(|one| one.is_match(&path)), is_let, "{path}");
+        }
+    }
+}

@@ -191,7 +191,7 @@ async fn the_remediator_restarts_a_failed_unit(host: &SystemdHost) -> Result<()>
 }
 
 /// Calls to systemd's manager as a user without a password, and whether they go through.
-const CALLS: [(&str, &str, bool); 24] = [
+const CALLS: [(&str, &str, bool); 26] = [
     ("evenkeel-remediator", "RestartUnit ss shop-api.service replace", true),
     ("evenkeel-remediator", "RestartUnit ss shop-b.service replace", true),
     ("evenkeel-remediator", "ResetFailedUnit s shop-api.service", true),
@@ -203,6 +203,9 @@ const CALLS: [(&str, &str, bool); 24] = [
     ("evenkeel-remediator", "ResetFailedUnit s other.service", false),
     // Another verb.
     ("evenkeel-remediator", "StopUnit ss shop-api.service replace", false),
+    // What takes root, for a rule that has no such step, and for no rule.
+    ("evenkeel-remediator", "StartUnit ss evenkeel-hosts-alias@other:localhost.service replace", false),
+    ("evenkeel-remediator", "StartUnit ss evenkeel-daemon-reload@x.service replace", false),
     ("evenkeel-remediator", "StartUnit ss shop-api.service replace", false),
     ("evenkeel-remediator", "ReloadUnit ss shop-api.service replace", false),
     ("evenkeel-remediator", "TryRestartUnit ss shop-api.service replace", false),
