@@ -100,7 +100,7 @@ enum Command {
     Explain {
         /// The rule's name.
         rule: String,
-        /// The target's name: a unit, a container, a mount point.
+        /// The target's name: a unit, a container, a mount point, a host name.
         target: String,
     },
     /// Let a remediation that waits for approval be done. With --wait the exit codes are those of `trigger --wait`.

@@ -6,6 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use evenkeel_host::{
     config::Secret,
     metrics::Block,
+    systemd::snapshot::sha256,
     web::{BodyError, Caller, Request, Response, Security, exposition::Exposition, read_body, reply},
 };
 use hyper::{HeaderMap, Method, StatusCode, body::Bytes, header};
@@ -344,10 +345,12 @@ fn authorized(tokens: &[Secret], headers: &HeaderMap) -> bool {
     is_one_of(tokens, given)
 }
 
+/// By their digests, which are all of one length: how long a token is takes no other time either.
 fn is_one_of(tokens: &[Secret], given: &str) -> bool {
+    let given = sha256(given.as_bytes());
     tokens
         .iter()
-        .map(|token| token.expose().as_bytes().ct_eq(given.as_bytes()))
+        .map(|token| sha256(token.expose().as_bytes()).as_bytes().ct_eq(given.as_bytes()))
         .fold(subtle::Choice::from(0), |any, one| any | one)
         .into()
 }

@@ -236,3 +236,18 @@ impl Worker {
         if matches!(error, Error::Closed) { Err(error) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_waits_for_longer_than_running_actions_are_given() {
+        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/evenkeel-remediator.service");
+        let text = std::fs::read_to_string(unit).unwrap();
+        assert!(text.contains(&format!("# A repair that runs has {} s to end.", DRAIN.as_secs())));
+        let stop = text.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+        let minutes: u64 = stop.strip_suffix("min").unwrap().parse().unwrap();
+        assert!(Duration::from_secs(minutes * 60) >= DRAIN * 2);
+    }
+}

@@ -105,7 +105,7 @@ impl Action for JournalVacuum {
 
     fn check<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Check, Failure>> {
         Box::pin(async move {
-            let folder = match folder() {
+            let folder = match folder().await? {
                 Ok(folder) => folder,
                 Err(why) => return Ok(Check::Skip("no_journal", why)),
             };
@@ -197,8 +197,13 @@ impl JournalVacuum {
     }
 }
 
-/// The folder of this host's journal.
-fn folder() -> Result<PathBuf, String> {
+/// The folder of this host's journal, or why there is none.
+async fn folder() -> Result<Result<PathBuf, String>, Failure> {
+    let looked = tokio::task::spawn_blocking(folder_now).await;
+    looked.map_err(|broken| Failure::Refused(broken.to_string()))
+}
+
+fn folder_now() -> Result<PathBuf, String> {
     let id = machine_id(Path::new("/")).map_err(|error| format!("/etc/machine-id: {error}"))?;
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let folder = Path::new(JOURNALS).join(&id);
@@ -230,7 +235,7 @@ async fn files(folder: PathBuf) -> Result<Vec<File>, Failure> {
 }
 
 async fn size() -> Result<u64, Failure> {
-    let files = files(folder().map_err(Failure::Refused)?).await?;
+    let files = files(folder().await?.map_err(Failure::Refused)?).await?;
     Ok(files.iter().map(|file| file.bytes).sum())
 }
 
