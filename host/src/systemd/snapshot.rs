@@ -34,9 +34,9 @@ use super::{files::is_in_a_unit_folder, is_unit_name};
 /// The format that is written, and the newest that is read.
 pub const FORMAT: u32 = 1;
 
-/// Where the files of a host's own units lie: only here is anything recorded or brought back. What is in systemd's other
-/// folders belongs to packages, or is made anew at each boot.
-pub const OWN_FOLDERS: [&str; 2] = ["/etc/systemd/system", "/usr/local/lib/systemd/system"];
+/// Only here is anything recorded or brought back. What is in systemd's other folders belongs to packages, or is made anew
+/// at each boot.
+pub use super::OWN_FOLDERS;
 
 /// A larger file is no unit file, in bytes.
 const LARGEST: u64 = 1024 * 1024;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evenkeel_host::systemd::{Systemd, Unit, UnitStatus};
+use evenkeel_host::systemd::{Systemd, Unit, UnitStatus, covers};
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{FuturesOrdered, FuturesUnordered},
@@ -280,22 +280,13 @@ async fn restart(manager: &ManagerProxy<'_>, unit: &str) -> Result<(), String> {
 /// beginning of names is about (man systemd.unit). A link that enables a unit changes nothing about how it runs.
 fn touched<'a>(wanted: &'a [Wanted], units: &'a [Unit]) -> impl Iterator<Item = &'a Unit> {
     units.iter().filter(move |unit| {
-        wanted.iter().filter(|one| is_about_how_it_runs(one)).any(|one| reaches(&one.unit, &unit.name))
+        wanted.iter().filter(|one| is_about_how_it_runs(one)).any(|one| covers(&one.unit, &unit.name))
     })
 }
 
 fn is_about_how_it_runs(one: &Wanted) -> bool {
     let folder = one.path.rsplit('/').nth(1).unwrap_or_default();
     ![".wants", ".requires", ".upholds"].iter().any(|suffix| folder.ends_with(suffix))
-}
-
-/// Whether files of the unit `own` are about the unit `name`.
-fn reaches(own: &str, name: &str) -> bool {
-    let (Some((own, own_kind)), Some((name, kind))) = (own.rsplit_once('.'), name.rsplit_once('.')) else {
-        return false;
-    };
-    let is_template_or_beginning = own.ends_with('@') || own.ends_with('-');
-    own_kind == kind && (own == name || is_template_or_beginning && name.starts_with(own))
 }
 
 fn is_restarted(unit: &Unit) -> bool {
@@ -338,7 +329,7 @@ mod tests {
             ("shop-.service", "shop.service", false),
             ("shop@1.service", "shop@1.service", true),
         ] {
-            assert_eq!(reaches(own, name), reaches_it, "{own} {name}");
+            assert_eq!(covers(own, name), reaches_it, "{own} {name}");
         }
         assert!(is_about_how_it_runs(&wanted("shop.service.d/a.conf", "shop.service")));
         assert!(!is_about_how_it_runs(&wanted("shop.target.wants/shop.service", "shop.service")));
