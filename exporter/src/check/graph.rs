@@ -54,8 +54,15 @@ pub(super) async fn draw(systemd: &Systemd, config: &Config) -> anyhow::Result<S
     if roots.is_empty() {
         bail!("no target is watched: name one in `systemd.watch`, such as app.target");
     }
-    let (nodes, ties) = collect(systemd, units, roots).await.context("systemd does not answer")?;
-    Ok(mermaid(&nodes, &ties))
+    let (nodes, edges, left_out) = collect(systemd, units, roots).await.context("systemd does not answer")?;
+    let mut diagram = mermaid(&nodes, &edges);
+    if left_out > 0 {
+        // A node of its own, because a comment is not to be seen in the picture.
+        diagram += &format!(
+            "  more[\"{left_out} more that these pull in are left out: watch fewer targets\"]:::missing\n"
+        );
+    }
+    Ok(diagram)
 }
 
 /// The targets that the host's owner has made.
@@ -85,16 +92,18 @@ fn roots(units: &[Unit], watch: &[UnitPattern], local: &BTreeSet<String>) -> BTr
 
 type Edges = BTreeMap<(String, String), Tie>;
 
-/// Walks from the roots along what units pull in.
+/// Walks from the roots along what units pull in. Answers also how many of those are left out because there are too many:
+/// what these pull in themselves nobody has asked.
 async fn collect(
     systemd: &Systemd,
     units: Vec<Unit>,
     roots: BTreeSet<String>,
-) -> Result<(Vec<Node>, Edges), systemd::Error> {
+) -> Result<(Vec<Node>, Edges, usize), systemd::Error> {
     let mut known: BTreeMap<String, Unit> = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
     let mut ties: BTreeMap<String, Ties> = BTreeMap::new();
     let mut next: VecDeque<String> = roots.into_iter().collect();
     let mut seen: BTreeSet<String> = next.iter().cloned().collect();
+    let mut left_out = BTreeSet::new();
     while let Some(name) = next.pop_front() {
         if !known.contains_key(&name) {
             let found = systemd.units_by_names(std::slice::from_ref(&name)).await?;
@@ -107,14 +116,20 @@ async fn collect(
             Err(error) => return Err(error),
         };
         for pulled in of_unit.requires.iter().chain(&of_unit.wants).filter(|name| is_drawn(name)) {
-            if seen.len() < MOST && seen.insert(pulled.clone()) {
+            if seen.contains(pulled) {
+                continue;
+            }
+            if seen.len() < MOST {
+                seen.insert(pulled.clone());
                 next.push_back(pulled.clone());
+            } else {
+                left_out.insert(pulled.clone());
             }
         }
         ties.insert(name, of_unit);
     }
     let nodes = seen.iter().map(|name| Node { name: name.clone(), state: state(known.get(name)) }).collect();
-    Ok((nodes, edges(&seen, &ties)))
+    Ok((nodes, edges(&seen, &ties), left_out.len()))
 }
 
 /// Slices, mounts and the like hold every unit up.
@@ -253,6 +268,21 @@ mod tests {
   classDef missing fill:#fff,stroke:#999,color:#777,stroke-dasharray:4
 "
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_to_look_at_is_counted() {
+        let many: Vec<String> = (0..MOST + 50).map(|number| format!("app-{number:03}.service")).collect();
+        let target = FakeUnit::new("app.target").with("Wants", many.clone());
+        let units = std::iter::once(target).chain(many.iter().map(|name| FakeUnit::new(name))).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let fake = FakeSystemd::start(folder.path(), units);
+        let systemd = Systemd::at(&fake.address()).with_limit(Duration::from_secs(20));
+        let watch = vec!["app.target".parse().unwrap()];
+        let diagram = draw(&systemd, &Config { watch, ..Config::default() }).await.expect("drawn");
+        let said = "more[\"51 more that these pull in are left out: watch fewer targets\"]:::missing";
+        assert!(diagram.ends_with(&format!("  {said}\n")), "{diagram}");
+        assert_eq!(diagram.matches("[\"app").count(), MOST);
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ pub(super) struct Memory {
 
 #[derive(Debug, Default)]
 struct Units {
-    /// The restart counters of those services that have been restarted, and when they were read.
+    /// The restart counters that are known, and when they were read.
     counters: Option<(Instant, HashMap<String, u32>)>,
     /// Those whose counters grew between the last two looks far enough apart.
     growing: BTreeSet<String>,
@@ -86,14 +86,11 @@ impl Memory {
         if !is_due {
             return;
         }
-        let counters: HashMap<String, u32> = units
-            .iter()
-            .filter_map(|unit| {
-                Some((unit.unit.name.clone(), unit.restarts.filter(|restarts| *restarts > 0)?))
-            })
-            .collect();
+        let counters: HashMap<String, u32> =
+            units.iter().filter_map(|unit| Some((unit.unit.name.clone(), unit.restarts?))).collect();
         if let Some((_, before)) = &self.units.counters {
-            let grew = |(name, now): &(&String, &u32)| before.get(*name).copied().unwrap_or(0) < **now;
+            // A counter that is seen for the first time says nothing of when it grew.
+            let grew = |(name, now): &(&String, &u32)| before.get(*name).is_some_and(|before| before < *now);
             self.units.growing = counters.iter().filter(grew).map(|(name, _)| name.clone()).collect();
         }
         self.units.counters = Some((now.instant, counters));
@@ -221,6 +218,22 @@ mod tests {
         assert!(!memory.is_looping(&running(0)));
         memory.see_units(&[running(1)], later(start, 60));
         assert!(memory.is_looping(&running(1)));
+    }
+
+    #[test]
+    fn a_counter_that_was_not_known_before_has_not_grown() {
+        let (mut memory, start) = (Memory::default(), Now::present());
+        let unread = Unit { restarts: None, ..service("running", 0) };
+        memory.see_units(&[unread], start);
+        memory.see_units(&[service("running", 3)], later(start, 10));
+        assert!(!memory.is_looping(&service("running", 3)));
+        memory.see_units(&[service("running", 4)], later(start, 20));
+        assert!(memory.is_looping(&service("running", 4)));
+        // A unit that is new, and one that was unknown in between.
+        let mut memory = Memory::default();
+        memory.see_units(&[], start);
+        memory.see_units(&[service("running", 2)], later(start, 10));
+        assert!(!memory.is_looping(&service("running", 2)));
     }
 
     fn container(restarts: u64, created: Option<SystemTime>, started: Option<SystemTime>) -> Container {
