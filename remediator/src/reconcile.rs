@@ -142,9 +142,7 @@ impl Reconciler {
             // What was cured, or was well, and is in need again while its alert never stopped firing: no delivery comes
             // for that before the repeat interval is over.
             let relapsed = asks && need.record.outcome.is_some_and(is_well);
-            if !(held || relapsed && assessor.look(rule, &target).await.is_ok())
-                || !self.admitted(&assessor, rule, &target).await?
-            {
+            if !(held || relapsed) || !self.admitted(&assessor, rule, &target).await? {
                 continue;
             }
             if !known.contains_key(&rule.name) {
@@ -155,6 +153,8 @@ impl Reconciler {
             let standing = alerts
                 .map_or(Standing::Unknown, |alerts| alerts.standing(&assessor.config, rule, &need.record));
             match standing {
+                // Only here is the host looked at, one target after the other: there may be a thousand that were cured.
+                Standing::Active if !held && assessor.look(rule, &target).await.is_err() => {}
                 Standing::Active => taken_up += usize::from(self.take_up(rule, &need).await?),
                 Standing::Unknown if held => taken_up += usize::from(self.take_up(rule, &need).await?),
                 Standing::Gone => {
