@@ -22,6 +22,7 @@ mod exported_containers;
 mod exported_units;
 mod facts;
 mod first_config;
+mod fleet_ledger;
 mod full_disk;
 mod generated;
 mod golden;
@@ -103,6 +104,7 @@ fn main() {
         metrics::trials(),
         parity::trials(),
         redis_ways::trials(),
+        fleet_ledger::trials(),
         full_disk::trials(),
         generated::trials(),
         itself::trials(),
