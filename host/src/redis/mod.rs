@@ -247,11 +247,7 @@ pub async fn connect(target: &Target, end: Instant) -> Result<Box<dyn Stream>, F
     reach(&endpoint.address, target.ca_file.as_deref(), end).await
 }
 
-async fn reach(
-    address: &Address,
-    ca_file: Option<&Path>,
-    end: Instant,
-) -> Result<Box<dyn Stream>, Failure> {
+async fn reach(address: &Address, ca_file: Option<&Path>, end: Instant) -> Result<Box<dyn Stream>, Failure> {
     match address {
         Address::Unix(path) => {
             let stream = within(end, Failure::ConnectTimeout, UnixStream::connect(path)).await?;

@@ -76,7 +76,9 @@ impl Kind {
         match self {
             Self::Unreachable => "the fleet's Redis cannot be reached",
             Self::Timeout => "the fleet's Redis does not answer in time",
-            Self::Auth => "the fleet's Redis does not let us in: look at fleet.username and fleet.password_file",
+            Self::Auth => {
+                "the fleet's Redis does not let us in: look at fleet.username and fleet.password_file"
+            }
             Self::Forbidden => {
                 "the fleet's Redis forbids it: give its user the commands and keys of docs/fleet.md"
             }

@@ -9,6 +9,7 @@ use redis::{Script, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
     fault::Fault,
+    hosts::Hosts,
     names::{HostId, Keys, Scope},
     reply::Reply,
 };
@@ -47,26 +48,6 @@ impl Default for Terms {
             lease: Duration::from_secs(60),
             lost_after: Duration::from_secs(60),
             forgotten_after: Duration::from_secs(24 * 3600),
-        }
-    }
-}
-
-/// Some of the hosts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Hosts {
-    /// So many.
-    Count(u32),
-    /// So great a share of those that there are: 0.1 are 10 %.
-    Share(f64),
-}
-
-impl Hosts {
-    /// As the scripts take it: a number or nothing, a share or nothing.
-    fn words(this: Option<Self>) -> [String; 2] {
-        match this {
-            Some(Self::Count(count)) => [count.to_string(), String::new()],
-            Some(Self::Share(share)) => [String::new(), share.to_string()],
-            None => [String::new(), String::new()],
         }
     }
 }
@@ -252,7 +233,8 @@ impl Ledger {
                 let wait = reply.duration()?;
                 let (log, window, used) = (reply.index()?, reply.index()?, reply.number()?);
                 let known = limits.get(log).and_then(|(scope, limits)| Some((*scope, *limits.get(window)?)));
-                let (scope, limit) = known.ok_or_else(|| Fault::nonsense("it named a limit that there is not"))?;
+                let (scope, limit) =
+                    known.ok_or_else(|| Fault::nonsense("it named a limit that there is not"))?;
                 Err(limited(scope, limit, (verdict == "limited").then_some(used), wait))
             }
             other => return Err(Fault::nonsense(other)),
@@ -417,6 +399,17 @@ impl Ledger {
         }
     }
 
+    /// All hosts that there are, those that are gone included.
+    ///
+    /// # Errors
+    /// When the fleet cannot be asked.
+    pub async fn hosts(&self, redis: &mut impl ConnectionLike) -> Result<Vec<HostId>, Fault> {
+        let mut range = redis::cmd("ZRANGEBYSCORE");
+        range.arg(self.keys.beat()).arg("-inf").arg("+inf");
+        let names = Reply::of(range.query_async::<Value>(redis).await?)?.rest()?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// The limits that a start of this class counts in.
     fn limits_of(&self, class: Class) -> Vec<(Scope, &[Limit])> {
         let counts = |scope: &Scope| match scope {
@@ -437,11 +430,7 @@ impl Ledger {
     }
 
     fn stopped(&self, wait: Duration, bad: u64, total: u64) -> Refusal {
-        let most = match self.terms.stop_above {
-            Some(Hosts::Count(count)) => format!("{count}"),
-            Some(Hosts::Share(share)) => format!("{:.0} %", share * 100.0),
-            None => "0".to_owned(),
-        };
+        let most = self.terms.stop_above.map_or_else(|| "0".to_owned(), |most| most.to_string());
         let detail = format!(
             "{bad} of the fleet's {total} hosts are gone or in need, more than {most}: that is one cause and not many, and nothing more is begun"
         );

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_host::redis::{Failure, Stream, Target, connect};
+use evenkeel_host::redis::{Failure, Stream, connect};
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -21,11 +21,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::fault::{Fault, Kind};
+use super::{
+    fault::{Fault, Kind},
+    settings::Way,
+};
 
 /// A connection, or the lack of one.
-pub struct Link {
-    target: Target,
+pub(super) struct Link {
+    way: Way,
     /// For connecting, and for each question.
     timeout: Duration,
     /// What is read between two questions at most, in bytes.
@@ -48,8 +51,8 @@ impl Drop for Open {
 
 impl Link {
     /// Connects to nobody yet.
-    pub fn new(target: Target, timeout: Duration, answer_max: u64) -> Self {
-        Self { target, timeout, answer_max, open: Mutex::default() }
+    pub(super) fn new(way: Way, timeout: Duration, answer_max: u64) -> Self {
+        Self { way, timeout, answer_max, open: Mutex::default() }
     }
 
     /// Asks a question. One that meets a connection that broke while nobody used it is asked once more on a new one, so it
@@ -57,10 +60,10 @@ impl Link {
     ///
     /// # Errors
     /// When there is no answer in time, or it is a fault.
-    pub async fn ask<T>(
-        &self,
-        question: impl AsyncFn(&mut MultiplexedConnection) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+    pub(super) async fn ask<T, Q>(&self, question: impl Fn(MultiplexedConnection) -> Q) -> Result<T, Fault>
+    where
+        Q: Future<Output = Result<T, Fault>>,
+    {
         self.ask_within(Duration::ZERO, question).await
     }
 
@@ -68,19 +71,21 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::ask`].
-    pub async fn ask_within<T>(
+    pub(super) async fn ask_within<T, Q>(
         &self,
         waits: Duration,
-        question: impl AsyncFn(&mut MultiplexedConnection) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        question: impl Fn(MultiplexedConnection) -> Q,
+    ) -> Result<T, Fault>
+    where
+        Q: Future<Output = Result<T, Fault>>,
+    {
         let end = Instant::now() + self.timeout + waits;
         let mut fresh = false;
         loop {
-            let was_open = self.open.lock().await.is_some();
-            let mut redis = self.connection(end.min(Instant::now() + self.timeout)).await?;
-            fresh |= !was_open;
+            fresh |= self.open.lock().await.is_none();
+            let redis = self.connection(end.min(Instant::now() + self.timeout)).await?;
             let late = || Err(Fault::new(Kind::Timeout, "no answer"));
-            let answer = timeout_at(end, question(&mut redis)).await.unwrap_or_else(|_| late());
+            let answer = timeout_at(end, question(redis)).await.unwrap_or_else(|_| late());
             let Err(fault) = answer else { return answer };
             let fault = self.after(fault).await;
             if fault.kind == Kind::Unreachable && !fresh {
@@ -99,7 +104,11 @@ impl Link {
             // An answer that is late would be taken for that of the next question.
             *open = None;
         }
-        if overflowed { Fault::new(Kind::TooLarge, &format!("more than {} bytes", self.answer_max)) } else { fault }
+        if overflowed {
+            Fault::new(Kind::TooLarge, &format!("more than {} bytes", self.answer_max))
+        } else {
+            fault
+        }
     }
 
     /// The connection, made if there is none.
@@ -109,7 +118,8 @@ impl Link {
             return Ok(open.redis.clone());
         }
         *open = None;
-        let stream = connect(&self.target, end).await.map_err(unreached)?;
+        let target = self.way.target()?;
+        let stream = connect(&target, end).await.map_err(unreached)?;
         let overflowed = Arc::new(AtomicBool::new(false));
         let stream = Bounded {
             stream,
@@ -117,7 +127,7 @@ impl Link {
             most: self.answer_max,
             overflowed: Arc::clone(&overflowed),
         };
-        let login = self.target.login().ok_or_else(|| Fault::new(Kind::Unreachable, "no Redis URL"))?;
+        let login = target.login().ok_or_else(|| Fault::new(Kind::Unreachable, "no Redis URL"))?;
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let made = timeout_at(end, MultiplexedConnection::new_with_config(&login, stream, config)).await;
         let made = made.map_err(|_| Fault::new(Kind::Timeout, "no answer on connecting"))?;
@@ -163,7 +173,11 @@ impl AsyncRead for Bounded {
 }
 
 impl AsyncWrite for Bounded {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.left = self.most;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -77,25 +77,15 @@ impl Scope {
 }
 
 /// The keys of one fleet in Redis, all under one hash tag.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     namespace: String,
     shared: Vec<String>,
 }
 
 /// In the order in which the scripts know them (lua/prelude.lua).
-const SHARED: [&str; 10] = [
-    "epoch",
-    "fence",
-    "beat",
-    "unwell",
-    "acting",
-    "holders",
-    "names",
-    "instances",
-    "pause",
-    "unclaimed",
-];
+const SHARED: [&str; 10] =
+    ["epoch", "fence", "beat", "unwell", "acting", "holders", "names", "instances", "pause", "unclaimed"];
 
 impl Keys {
     /// The keys of the fleet `namespace`: a short plain word.
@@ -121,6 +111,11 @@ impl Keys {
         &self.shared[0]
     }
 
+    /// When each host was heard of last.
+    pub(super) fn beat(&self) -> &str {
+        &self.shared[2]
+    }
+
     /// The log of starts in a scope.
     pub(super) fn log(&self, scope: Scope) -> String {
         format!("{{{}}}:fleet:log:{}", self.namespace, scope.label())
@@ -142,7 +137,8 @@ mod tests {
             assert_eq!(good.parse::<HostId>().unwrap().as_str(), good);
         }
         let long = "x".repeat(254);
-        for bad in ["", ".", "..", "a b", "a*", "a?", "[a]", "{x}", "a\n", "a/../b", "a\0", "ä", "a;b", &long] {
+        for bad in ["", ".", "..", "a b", "a*", "a?", "[a]", "{x}", "a\n", "a/../b", "a\0", "ä", "a;b", &long]
+        {
             assert!(bad.parse::<HostId>().is_err(), "{bad:?}");
         }
     }

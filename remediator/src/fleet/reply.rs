@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn texts_are_bounded_and_steer_no_terminal() {
-        let text = |bytes: &[u8]| Reply::of(Value::Array(vec![Value::BulkString(bytes.to_vec())])).unwrap().text();
+        let text =
+            |bytes: &[u8]| Reply::of(Value::Array(vec![Value::BulkString(bytes.to_vec())])).unwrap().text();
         assert_eq!(text(b"a\x1b[2Jb").unwrap(), "a\\u{1b}[2Jb");
         assert_eq!(text(&[0xff, 0xfe]).unwrap(), "\u{fffd}\u{fffd}");
         assert!(text("x".repeat(100_000).as_bytes()).unwrap().len() <= TEXT_MAX + 4);

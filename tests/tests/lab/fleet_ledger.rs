@@ -1,14 +1,15 @@
 //! The fleet's scripts on a real Redis, through their front: budgets, pace, stop, pause, fencing, and what Redis does when
 //! it forgets, is full, is a replica, or lets somebody do less than is needed.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use evenkeel_remediator::{
     admission::{Reason, Refusal},
     fleet::{
         fault::{Fault, Kind},
-        ledger::{Ask, Beat, Grant, Heard, Hold, Hosts, Ledger, Terms},
+        hosts::Hosts,
+        ledger::{Ask, Beat, Grant, Heard, Hold, Ledger, Terms},
         names::{HostId, Keys, Scope},
     },
     policy::Class,
@@ -55,7 +56,13 @@ impl Lab {
         Ok(lab)
     }
 
-    async fn ask(&mut self, host: &str, start: &str, class: Class, seen: u64) -> Result<Result<Grant, Refusal>> {
+    async fn ask(
+        &mut self,
+        host: &str,
+        start: &str,
+        class: Class,
+        seen: u64,
+    ) -> Result<Result<Grant, Refusal>> {
         let ask = Ask { host: &host_id(host)?, start, class, in_need: true, seen };
         Ok(self.ledger.reserve(&mut self.redis, &ask).await?)
     }
@@ -127,7 +134,10 @@ fn terms() -> Terms {
     }
 }
 
-fn limits(of_class: &[&str], of_all: &[&str]) -> Result<Vec<(Scope, Vec<evenkeel_remediator::policy::Limit>)>> {
+fn limits(
+    of_class: &[&str],
+    of_all: &[&str],
+) -> Result<Vec<(Scope, Vec<evenkeel_remediator::policy::Limit>)>> {
     let read = |texts: &[&str]| {
         texts.iter().map(|text| text.parse().map_err(anyhow::Error::msg)).collect::<Result<Vec<_>>>()
     };
@@ -135,11 +145,7 @@ fn limits(of_class: &[&str], of_all: &[&str]) -> Result<Vec<(Scope, Vec<evenkeel
 }
 
 /// Waits until `what` comes true of something that Redis's own clock brings about.
-async fn until<F, R>(what: &str, check: F) -> Result<()>
-where
-    F: FnMut() -> R,
-    R: Future<Output = Result<()>>,
-{
+async fn until(what: &str, check: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     wait_for(what, SOON, check).await
 }
 
@@ -163,7 +169,10 @@ async fn budgets() -> Result<()> {
     tokio::time::sleep(refusal.wait).await;
     lab.granted("c", "c-1").await?;
     let refusal = lab.refused("d", "d-1").await?;
-    ensure!(refusal.detail.ends_with("used (3/1h)") && refusal.wait > Duration::from_secs(3000), "{refusal:?}");
+    ensure!(
+        refusal.detail.ends_with("used (3/1h)") && refusal.wait > Duration::from_secs(3000),
+        "{refusal:?}"
+    );
     // Another class has no limit of its own, and counts in that of all.
     let deletes = lab.ask("d", "d-2", Class::D1, 0).await?;
     ensure!(deletes.is_ok(), "{deletes:?}");
@@ -224,7 +233,10 @@ async fn pace() -> Result<()> {
     until("the lease of a holder that died", async || {
         // The other one goes on.
         let mut redis = lab.redis.clone();
-        ensure!(lab.ledger.hold(&mut redis, &host_id("c")?, third.fence, false).await? == Hold::Held, "c lost its lease");
+        ensure!(
+            lab.ledger.hold(&mut redis, &host_id("c")?, third.fence, false).await? == Hold::Held,
+            "c lost its lease"
+        );
         let ask = Ask { host: &host_id("d")?, start: "d-1", class: Class::S2, in_need: true, seen: 0 };
         match lab.ledger.reserve(&mut redis, &ask).await? {
             Ok(_) => Ok(()),
@@ -250,7 +262,10 @@ async fn pace() -> Result<()> {
         lab.beat(&format!("h{number}"), false).await?;
     }
     for number in 0..3 {
-        ensure!(lab.granted(&format!("h{number}"), &format!("{number}")).await?.most == 3, "a tenth of 30 is 3");
+        ensure!(
+            lab.granted(&format!("h{number}"), &format!("{number}")).await?.most == 3,
+            "a tenth of 30 is 3"
+        );
     }
     ensure!(lab.refused("h3", "3").await?.reason == Reason::FleetPace, "a fourth of three");
     let mut lab = Lab::start(Terms { most_acting: Hosts::Share(0.9), ..terms() }).await?;
@@ -261,12 +276,8 @@ async fn pace() -> Result<()> {
 
 async fn stop() -> Result<()> {
     let lost_after = Duration::from_millis(800);
-    let terms = Terms {
-        stop_above: Some(Hosts::Share(0.4)),
-        lost_after,
-        lease: Duration::from_secs(60),
-        ..terms()
-    };
+    let terms =
+        Terms { stop_above: Some(Hosts::Share(0.4)), lost_after, lease: Duration::from_secs(60), ..terms() };
     let mut lab = Lab::start(terms).await?;
     for number in 0..10 {
         lab.beat(&format!("h{number}"), false).await?;
@@ -278,7 +289,11 @@ async fn stop() -> Result<()> {
     }
     let refusal = lab.refused("h4", "4").await?;
     ensure!((refusal.reason, refusal.scope) == (Reason::FleetStop, "fleet"), "{refusal:?}");
-    ensure!(refusal.detail.starts_with("5 of the fleet's 10 hosts are gone or in need, more than 40 %"), "{}", refusal.detail);
+    ensure!(
+        refusal.detail.starts_with("5 of the fleet's 10 hosts are gone or in need, more than 40 %"),
+        "{}",
+        refusal.detail
+    );
     // What has begun is finished.
     ensure!(lab.granted("h0", "0-2").await?.fence == fences[0], "h0 was stopped halfway");
     // What a timer asks for is no sign of bad health, and is stopped all the same.
@@ -337,14 +352,25 @@ async fn pause() -> Result<()> {
     lab.ledger.pause(&mut lab.redis, "jo@bastion", "a rollout\x1b[2J", Some(hour)).await?;
     let heard = lab.beat("a", false).await?;
     let pause = heard.pause.context("no pause was heard of")?;
-    ensure!((heard.order, pause.author.as_str(), pause.reason.as_str()) == (1, "jo@bastion", "a rollout\\u{1b}[2J"), "{pause:?}");
+    ensure!(
+        (heard.order, pause.author.as_str(), pause.reason.as_str())
+            == (1, "jo@bastion", "a rollout\\u{1b}[2J"),
+        "{pause:?}"
+    );
     ensure!(pause.left.is_some_and(|left| left <= hour && left > hour / 2), "{pause:?}");
     let refusal = lab.refused("b", "b-1").await?;
-    ensure!(refusal.reason == Reason::FleetPaused && refusal.detail.starts_with("the fleet is paused by jo@bastion: a rollout"), "{refusal:?}");
+    ensure!(
+        refusal.reason == Reason::FleetPaused
+            && refusal.detail.starts_with("the fleet is paused by jo@bastion: a rollout"),
+        "{refusal:?}"
+    );
     // Also for one that has its lease and not begun; what has begun goes on.
     ensure!(matches!(lab.hold("a", grant.fence).await?, Hold::Paused(_)), "it would begin in a pause");
     let host = host_id("a")?;
-    ensure!(lab.ledger.hold(&mut lab.redis, &host, grant.fence, false).await? == Hold::Held, "a lost its lease");
+    ensure!(
+        lab.ledger.hold(&mut lab.redis, &host, grant.fence, false).await? == Hold::Held,
+        "a lost its lease"
+    );
     ensure!(lab.ledger.resume(&mut lab.redis, "root").await?, "there was a pause");
     ensure!(!lab.ledger.resume(&mut lab.redis, "root").await?, "there was none any more");
     lab.granted("b", "b-1").await?;
@@ -366,7 +392,10 @@ async fn memory() -> Result<()> {
     // A Redis that has only just begun may have forgotten everything: each window counts as full once.
     let mut lab = Lab::start(Terms { limits: limits(&["100/1h"], &[])?, ..terms() }).await?;
     let refusal = lab.refused("a", "a-1").await?;
-    ensure!(refusal.reason == Reason::FleetLimited && refusal.wait > Duration::from_secs(3500), "{refusal:?}");
+    ensure!(
+        refusal.reason == Reason::FleetLimited && refusal.wait > Duration::from_secs(3500),
+        "{refusal:?}"
+    );
     ensure!(refusal.detail.contains("remembers for less than 1h"), "{}", refusal.detail);
     // Somebody who knows says so.
     lab.ledger.trust_memory(&mut lab.redis).await?;
@@ -421,13 +450,19 @@ async fn names() -> Result<()> {
         Ok(hosts.into_iter().map(|host| host.map(|host| host.to_string())).collect())
     };
     let one = Some("vps1".to_owned());
-    ensure!(found(&mut lab, &["vps1.example.com", "vps2", "vps1"]).await? == [one.clone(), None, one.clone()], "names");
+    ensure!(
+        found(&mut lab, &["vps1.example.com", "vps2", "vps1"]).await? == [one.clone(), None, one.clone()],
+        "names"
+    );
     let noted = lab.say("ZCARD {lab}:fleet:unclaimed").await?;
     ensure!(noted == ":1", "{noted}");
     // A name is its first owner's for as long as there is one; the other one hears of it.
     let heard = lab.beat_as("vps2", &["vps2", "vps1"], "two", true, false, 0).await?;
     ensure!(heard.taken == ["vps1"], "{heard:?}");
-    ensure!(found(&mut lab, &["vps1", "vps2"]).await? == [one, Some("vps2".to_owned())], "a name changed hands");
+    ensure!(
+        found(&mut lab, &["vps1", "vps2"]).await? == [one, Some("vps2".to_owned())],
+        "a name changed hands"
+    );
     ensure!(lab.say("ZCARD {lab}:fleet:unclaimed").await? == ":0", "vps2 is claimed by now");
     // A name that it has no longer is nobody's.
     lab.beat_as("vps1", &["vps1"], "one", false, false, 0).await?;
@@ -558,8 +593,11 @@ async fn acl() -> Result<()> {
     ] {
         forbidden(&mut agent, &command).await?;
     }
-    for command in [vec!["FLUSHALL"], vec!["SET", "elsewhere", "1"], vec!["XREADGROUP", "GROUP", "agent", "agent", "STREAMS", &mine, ">"]]
-    {
+    for command in [
+        vec!["FLUSHALL"],
+        vec!["SET", "elsewhere", "1"],
+        vec!["XREADGROUP", "GROUP", "agent", "agent", "STREAMS", &mine, ">"],
+    ] {
         forbidden(&mut gateway, &command).await?;
     }
     Ok(())
