@@ -76,7 +76,16 @@ pub async fn run(
     let arrivals = Arrivals::default();
     let (found, pipeline) = watch::channel(Report::default());
     tasks.spawn(pipeline::watch(live.clone(), arrivals.clone(), metrics.clone(), found, stop.clone()));
-    let fleet = fleet::join(&config, role, &journal, &clock, &metrics, &tasks, &stop).await;
+    let bell = Bell::default();
+    let process = fleet::Process {
+        journal: &journal,
+        clock: &clock,
+        metrics: &metrics,
+        bell: &bell,
+        tasks: &tasks,
+        stop: &stop,
+    };
+    let fleet = fleet::join(&config, role, process).await;
     let sources = Sources {
         started: started.clone(),
         metrics: metrics.clone(),
@@ -88,7 +97,6 @@ pub async fn run(
     };
     let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
         .under(config);
-    let bell = Bell::default();
     let walker = Walker {
         assessor,
         journal: journal.clone(),

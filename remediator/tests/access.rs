@@ -5,7 +5,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use evenkeel_host::web::Listener;
-use evenkeel_remediator::{config, serve};
+use evenkeel_remediator::{config, fleet::settings::Role, serve};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, StatusCode};
 use tokio::task::JoinHandle;

@@ -294,8 +294,8 @@ impl Agent {
             both.arg(&entry.id);
         }
         let both = &both;
-        let say = move |mut redis| async move { Ok(drop(both.query_async::<Value>(&mut redis).await?)) };
-        self.link.ask(say).await
+        let say = move |mut redis| async move { Ok(both.query_async::<Value>(&mut redis).await?) };
+        self.link.ask(say).await.map(drop)
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 };
 
 use evenkeel_host::build;
-use redis::{Value, aio::MultiplexedConnection};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +20,7 @@ use super::{
     fault::Fault,
     ledger::{Ask, Beat, Grant, Heard, Hold, Ledger, takes_a_lease},
     link::Link,
+    policy,
     settings::{Alone, Settings, is_about_redis},
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     policy::Class,
     rules::Rule,
     target::Target,
+    worker::Bell,
 };
 
 /// What is read of one answer at most, in bytes.
@@ -49,6 +50,8 @@ pub struct Member {
     metrics: Metrics,
     journal: Journal,
     clock: Clock,
+    /// Wakes whoever waits for the end of a pause.
+    bell: Bell,
     /// One word for this process.
     instance: String,
     /// Of the starts that it has asked for.
@@ -91,7 +94,13 @@ pub struct Permit {
 
 impl Member {
     /// A member that has said nothing yet.
-    pub fn new(settings: Arc<Settings>, journal: Journal, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(
+        settings: Arc<Settings>,
+        journal: Journal,
+        clock: Clock,
+        metrics: Metrics,
+        bell: Bell,
+    ) -> Self {
         let ledger = Ledger::new(settings.keys.clone(), settings.terms.clone());
         let link = Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX);
         let now = clock.now();
@@ -105,6 +114,7 @@ impl Member {
             metrics,
             journal,
             clock,
+            bell,
             instance,
             starts: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -333,8 +343,8 @@ impl Member {
         self.metrics.fleet.heard(&heard);
         self.tell(&heard);
         // That Redis knows of no order says nothing about one that was seen before it forgot.
-        if heard.order > 0 {
-            self.journal.pause_by_fleet(heard.pause, self.clock.now()).await?;
+        if heard.order > 0 && self.journal.pause_by_fleet(heard.pause, self.clock.now()).await? {
+            self.bell.urge();
         }
         Ok(())
     }
@@ -373,21 +383,12 @@ impl Member {
 
     /// A Redis that throws keys away when it is full throws budgets away.
     async fn look_at_policy(&self) {
-        let ask = move |mut redis: MultiplexedConnection| async move {
-            Ok(redis::cmd("INFO").arg("memory").query_async::<Value>(&mut redis).await?)
-        };
-        let evicts = match self.link.ask(ask).await {
-            Ok(Value::BulkString(info)) => evicting(&String::from_utf8_lossy(&info)),
-            // It may be forbidden, and is no reason for anything.
-            _ => return,
-        };
+        // It may be forbidden, and is no reason for anything.
+        let Ok(evicts) = policy::evicts(&self.link).await else { return };
         self.metrics.fleet.evicts(evicts.is_some());
         let mut state = self.lock();
-        if let Some(policy) = evicts.as_ref().filter(|_| state.told.evicts != evicts) {
-            tracing::warn!(
-                policy,
-                "the fleet's Redis throws keys away when it is full, budgets among them: set maxmemory-policy noeviction"
-            );
+        if state.told.evicts != evicts {
+            policy::tell(evicts.as_deref());
         }
         state.told.evicts = evicts;
     }
@@ -441,23 +442,9 @@ fn share_of(thing: &impl Hash) -> f64 {
     f64::from(u32::try_from(hasher.finish() % 10_000).unwrap_or(0)) / 10_000.0
 }
 
-/// The policy by which keys are thrown away, if they are.
-fn evicting(info: &str) -> Option<String> {
-    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
-    (policy != "noeviction").then(|| policy.chars().take(40).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_policy_that_throws_keys_away_is_told() {
-        assert_eq!(evicting("# Memory\r\nmaxmemory_policy:noeviction\r\n"), None);
-        assert_eq!(evicting("maxmemory_policy:allkeys-lru\r\n").as_deref(), Some("allkeys-lru"));
-        assert_eq!(evicting("maxmemory_policy:volatile-ttl\r\n").as_deref(), Some("volatile-ttl"));
-        assert_eq!(evicting("nothing"), None);
-    }
 
     #[test]
     fn hosts_spread_themselves_evenly() {

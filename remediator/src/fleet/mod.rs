@@ -14,6 +14,7 @@ mod link;
 pub mod member;
 pub mod names;
 pub mod orders;
+mod policy;
 mod reply;
 pub mod settings;
 mod stream;
@@ -30,7 +31,7 @@ use self::{
     settings::Role,
     view::{View, Viewer},
 };
-use crate::{clock::Clock, config::Config, journal::Journal, metrics::Metrics};
+use crate::{clock::Clock, config::Config, journal::Journal, metrics::Metrics, worker::Bell};
 
 /// This process's parts in a fleet; without one, none of them.
 pub struct Parts {
@@ -42,16 +43,25 @@ pub struct Parts {
     pub seen: watch::Receiver<Option<View>>,
 }
 
+/// What a part needs of the process that it is in.
+pub struct Process<'a> {
+    /// The durable memory.
+    pub journal: &'a Journal,
+    /// The time.
+    pub clock: &'a Clock,
+    /// The counters.
+    pub metrics: &'a Metrics,
+    /// Wakes whoever waits for the end of a pause.
+    pub bell: &'a Bell,
+    /// What runs beside everything else.
+    pub tasks: &'a TaskTracker,
+    /// Set when the process is to end.
+    pub stop: &'a CancellationToken,
+}
+
 /// Takes up its part in the fleet, where the configuration has one.
-pub async fn join(
-    config: &Config,
-    role: Role,
-    journal: &Journal,
-    clock: &Clock,
-    metrics: &Metrics,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Parts {
+pub async fn join(config: &Config, role: Role, process: Process<'_>) -> Parts {
+    let Process { journal, clock, metrics, bell, tasks, stop } = process;
     let (sender, seen) = watch::channel(None);
     let Some(settings) = &config.fleet else {
         // A pause that was heard of in a fleet which it has left would hold for ever.
@@ -64,13 +74,14 @@ pub async fn join(
     tracing::info!(host = %settings.host, %role, "in a fleet");
     let member = role.acts().then(|| {
         let (journal, clock, metrics) = (journal.clone(), clock.clone(), metrics.clone());
-        let member = Arc::new(Member::new(settings.clone(), journal, clock, metrics));
+        let member = Arc::new(Member::new(settings.clone(), journal, clock, metrics, bell.clone()));
         tasks.spawn(Arc::clone(&member).run(stop.clone()));
         member
     });
     let gateway = role.routes().then(|| {
         let viewer = Viewer::new(settings.clone());
-        tasks.spawn(viewer.watch(clock.clone(), metrics.clone(), sender, stop.clone()));
+        let journal = (!role.acts()).then(|| journal.clone());
+        tasks.spawn(viewer.watch(clock.clone(), metrics.clone(), journal, sender, stop.clone()));
         Arc::new(Gateway::new(settings.clone(), role, metrics.clone()))
     });
     Parts { member, gateway, seen }

@@ -101,6 +101,11 @@ impl Keys {
         Ok(Self { namespace: namespace.to_owned(), shared })
     }
 
+    /// The fleet's name.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Those that every script gets.
     pub(super) fn shared(&self) -> &[String] {
         &self.shared

@@ -17,10 +17,11 @@ use super::{
     hosts::Hosts,
     ledger::{FleetPause, Ledger, add_windows, ms},
     link::Link,
+    policy,
     reply::Reply,
     settings::Settings,
 };
-use crate::{clock::Clock, metrics::Metrics, policy::Limit, text::printable};
+use crate::{clock::Clock, journal::Journal, metrics::Metrics, policy::Limit, text::printable};
 
 /// Hosts listed of a kind; the others are counted.
 const LISTED: usize = 50;
@@ -48,6 +49,10 @@ pub struct View {
     pub acting: u64,
     /// How many may act.
     pub most: u64,
+    /// Whether so many are gone or in need that none begins to act.
+    pub stopped: bool,
+    /// Changes with each order to pause or resume; 0 while Redis knows of none.
+    pub order: u64,
     /// Who acts, and for how long its lease still stands, in milliseconds.
     pub acting_hosts: Vec<(String, u64)>,
     /// Who is gone, and for how long, in milliseconds.
@@ -193,16 +198,18 @@ impl Viewer {
         Ok(Backlog { alerts, hosts: lengths })
     }
 
-    /// Looks at its pace, until it is told to stop.
+    /// Looks at its pace, until it is told to stop. `journal` remembers the pause, where no heartbeat does.
     pub async fn watch(
         self,
         clock: Clock,
         metrics: Metrics,
+        journal: Option<Journal>,
         seen: watch::Sender<Option<View>>,
         stop: CancellationToken,
     ) {
         let mut turns = interval(EVERY);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
         loop {
             tokio::select! {
                 biased;
@@ -210,13 +217,31 @@ impl Viewer {
                 _ = turns.tick() => {}
             }
             let view = self.look(&clock).await;
+            if let Ok(evicts) = policy::evicts(&self.link).await {
+                metrics.fleet.evicts(evicts.is_some());
+                if told != evicts {
+                    policy::tell(evicts.as_deref());
+                }
+                told = evicts;
+            }
             metrics.fleet.up(view.is_ok());
-            if let Err(fault) = &view {
-                metrics.fleet.fault(fault);
+            match &view {
+                Err(fault) => metrics.fleet.fault(fault),
+                Ok(view) => remember(journal.as_ref(), view, &clock, &metrics).await,
             }
             // A picture that is old would be taken for the present one.
             seen.send_replace(view.ok());
         }
+    }
+}
+
+/// That Redis knows of no order says nothing about one that was seen before it forgot.
+async fn remember(journal: Option<&Journal>, view: &View, clock: &Clock, metrics: &Metrics) {
+    let Some(journal) = journal.filter(|_| view.order > 0) else { return };
+    let pause = view.pause.clone().map(FleetPause::from);
+    if let Err(error) = journal.pause_by_fleet(pause, clock.now()).await {
+        metrics.state_write_failed();
+        tracing::error!(%error, "what the fleet says cannot be remembered");
     }
 }
 
@@ -229,15 +254,16 @@ impl Ledger {
             call.key(self.keys().log(*scope));
         }
         call.arg(ms(self.terms().lost_after)).arg(listed);
-        call.arg(&Hosts::words(Some(self.terms().most_acting))[..]).arg(self.terms().least_hosts);
+        call.arg(&Hosts::words(Some(self.terms().most_acting))[..]);
+        call.arg(&Hosts::words(self.terms().stop_above)[..]).arg(self.terms().least_hosts);
         for (_, limits) in &limits {
             add_windows(&mut call, limits);
         }
         let mut reply = Reply::of(call.invoke_async::<Value>(redis).await?)?;
         let (now, epoch) = (reply.number()?, reply.number_or_none()?);
-        let _fence = reply.number()?;
         let (total, gone, unwell) = (reply.number()?, reply.number()?, reply.number()?);
         let (acting, most) = (reply.number()?, reply.number()?);
+        let (stopped, order) = (reply.number()? == 1, reply.number()?);
         let (acting_hosts, gone_hosts) = (pairs(reply.list()?)?, pairs(reply.list()?)?);
         let (unclaimed, unclaimed_count) = (pairs(reply.list()?)?, reply.number()?);
         let mut pause = reply.list()?;
@@ -259,6 +285,8 @@ impl Ledger {
             unwell,
             acting,
             most,
+            stopped,
+            order,
             acting_hosts,
             gone_hosts,
             unclaimed,
@@ -273,6 +301,13 @@ impl Ledger {
 impl From<FleetPause> for Pause {
     fn from(pause: FleetPause) -> Self {
         Self { author: pause.author, reason: pause.reason, left_ms: pause.left.map(ms) }
+    }
+}
+
+impl From<Pause> for FleetPause {
+    fn from(pause: Pause) -> Self {
+        let left = pause.left_ms.map(Duration::from_millis);
+        Self { author: pause.author, reason: pause.reason, left }
     }
 }
 
@@ -301,11 +336,12 @@ impl View {
             "  acting         {} of {} that may at once ({})",
             self.acting, self.most, settings.terms.most_acting
         )?;
-        let stop = settings
-            .terms
-            .stop_above
-            .map_or_else(|| "never".to_owned(), |most| format!("above {most} gone or in need"));
-        writeln!(out, "  stopped        {stop}")?;
+        let stop = match settings.terms.stop_above {
+            Some(most) if self.stopped => format!("STOPPED: more than {most} are gone or in need"),
+            Some(most) => format!("above {most} gone or in need"),
+            None => "never".to_owned(),
+        };
+        writeln!(out, "  stop           {stop}")?;
         let memory =
             self.memory_ms.map_or_else(|| "empty".to_owned(), |age| format!("reaches back {}", time(age)));
         writeln!(out, "  memory         {memory}")?;

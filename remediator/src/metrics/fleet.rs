@@ -57,6 +57,11 @@ impl FleetMetrics {
         for result in ["routed", "unclaimed"] {
             drop(this.routed.get_or_create(&vec![("result", result.to_owned())]));
         }
+        for class in Class::ALL.into_iter().filter(|class| class.acts()) {
+            for decision in ["went_on", "waits"] {
+                drop(this.alone.get_or_create(&decided(class, decision)));
+            }
+        }
         for result in ["taken", "poisoned"] {
             drop(this.entries.get_or_create(&vec![("result", result.to_owned())]));
         }
@@ -95,8 +100,7 @@ impl FleetMetrics {
     /// The configuration decided, because nobody could be asked.
     pub fn alone(&self, class: Class, went_on: bool) {
         let decision = if went_on { "went_on" } else { "waits" };
-        let labels = vec![("class", class.as_str().to_owned()), ("decision", decision.to_owned())];
-        self.0.alone.get_or_create(&labels).inc();
+        self.0.alone.get_or_create(&decided(class, decision)).inc();
     }
 
     /// What a heartbeat was answered.
@@ -169,6 +173,10 @@ impl FleetMetrics {
     }
 }
 
+fn decided(class: Class, decision: &str) -> Labels {
+    vec![("class", class.as_str().to_owned()), ("decision", decision.to_owned())]
+}
+
 /// What a gateway tells of the whole fleet.
 pub fn of_fleet(view: &View) -> Block {
     let mut hosts = Values::gauge(
@@ -193,6 +201,11 @@ pub fn of_fleet(view: &View) -> Block {
         Values::gauge("evenkeel_remediator_fleet_acting_limit", "Hosts that may act at the same time")
             .with(&[], number(view.most)),
         left,
+        Values::gauge(
+            "evenkeel_remediator_fleet_stopped",
+            "Whether so many hosts are gone or in need that none begins to act",
+        )
+        .with(&[], f64::from(u8::from(view.stopped))),
         Values::gauge(
             "evenkeel_remediator_fleet_unclaimed_hosts",
             "Hosts that alerts were for and no agent has claimed; 1000 are noted at most",

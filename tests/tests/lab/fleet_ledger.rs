@@ -144,6 +144,19 @@ fn limits(
     Ok(vec![(Scope::Class(Class::S2), read(of_class)?), (Scope::All, read(of_all)?)])
 }
 
+/// The heartbeat of a host that is well.
+fn well(host: &HostId) -> Beat<'_> {
+    Beat {
+        host,
+        names: std::slice::from_ref(host),
+        instance: "one",
+        version: "1",
+        seen: 0,
+        first: false,
+        in_need: false,
+    }
+}
+
 /// Waits until `what` comes true of something that Redis's own clock brings about.
 async fn until(what: &str, check: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     wait_for(what, SOON, check).await
@@ -305,21 +318,14 @@ async fn stop() -> Result<()> {
 
     // They are well again: and now most of them vanish, which is no better than being in need.
     until("most hosts to be gone", async || {
-        let mut redis = lab.redis.clone();
+        let mut heard = None;
         for host in ["h4", "h5"] {
             let host = host_id(host)?;
-            let beat = Beat {
-                host: &host,
-                names: std::slice::from_ref(&host),
-                instance: "one",
-                version: "1",
-                seen: 0,
-                first: false,
-                in_need: false,
-            };
-            let heard = lab.ledger.beat(&mut redis, &beat).await?;
-            ensure!((heard.gone, heard.unwell, heard.total) == (8, 0, 10), "{heard:?}");
+            let beat = well(&host);
+            heard = Some(lab.ledger.beat(&mut lab.redis.clone(), &beat).await?);
         }
+        let heard = heard.context("nobody beat")?;
+        ensure!((heard.gone, heard.unwell, heard.total) == (8, 0, 10), "{heard:?}");
         Ok(())
     })
     .await?;
@@ -329,16 +335,7 @@ async fn stop() -> Result<()> {
     let terms = Terms { stop_above: Some(Hosts::Share(0.4)), lost_after, forgotten_after, ..self::terms() };
     let forgetful = Ledger::new(keys()?, terms);
     let (one, mut redis) = (host_id("h5")?, lab.redis.clone());
-    let beat = Beat {
-        host: &one,
-        names: std::slice::from_ref(&one),
-        instance: "one",
-        version: "1",
-        seen: 0,
-        first: false,
-        in_need: false,
-    };
-    let heard = forgetful.beat(&mut redis, &beat).await?;
+    let heard = forgetful.beat(&mut redis, &well(&one)).await?;
     ensure!(heard.total <= 2, "{heard:?}");
     Ok(())
 }
@@ -549,16 +546,7 @@ async fn acl() -> Result<()> {
     let (own, other) = (host_id("vps1")?, host_id("vps2")?);
     // An agent beats, reserves, holds, releases, and reads its own stream.
     ledger.trust_memory(&mut connect(&server.url()).await?).await?;
-    let beat = Beat {
-        host: &own,
-        names: std::slice::from_ref(&own),
-        instance: "one",
-        version: "1",
-        seen: 0,
-        first: true,
-        in_need: false,
-    };
-    ledger.beat(&mut agent, &beat).await?;
+    ledger.beat(&mut agent, &well(&own)).await?;
     let ask = Ask { host: &own, start: "1", class: Class::S2, in_need: true, seen: 0 };
     let grant = ledger.reserve(&mut agent, &ask).await?.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
     ensure!(ledger.hold(&mut agent, &own, grant.fence, true).await? == Hold::Held, "not held");

@@ -22,7 +22,9 @@ mod exported_containers;
 mod exported_units;
 mod facts;
 mod first_config;
+mod fleet;
 mod fleet_ledger;
+mod fleet_redis;
 mod full_disk;
 mod generated;
 mod golden;
@@ -70,6 +72,8 @@ fn main() {
         packaged::trials(),
         deb::trials(),
         snapshot::trials(),
+        fleet::trials(),
+        fleet_redis::trials(),
         drill::trials(),
         maintenance::trials(),
         stale_references::trials(),

@@ -1,10 +1,11 @@
 -- What there is to know of the fleet, for people and metrics. Changes nothing.
--- ARGV: lost after, names listed of a kind at most, most acting: number, share, least hosts for shares; then the logs as
--- for reserve.
--- Answers {now, epoch or -1, fence, total, gone, unwell, acting, most, {host, left, …} acting, {host, for how long, …}
+-- ARGV: lost after, names listed of a kind at most, most acting: number, share, stop above: number, share, least hosts for
+-- shares; then the logs as for reserve.
+-- Answers {now, epoch or -1, total, gone, unwell, acting, most, stopped (1|0), number of the last pause order, {host, left, …} acting, {host, for how long, …}
 -- gone, {name, how long ago, …} unclaimed, how many are unclaimed, {left, author, reason} of a pause or {},
 -- {used, wait, …} of each window}.
 local lost_after, most = whole(ARGV[1]) or 0, whole(ARGV[2]) or 0
+local least = whole(ARGV[7]) or 0
 local total, gone, unwell = health(lost_after)
 local function listed(key, from, to, difference)
   local list, found = {}, redis.call('ZRANGEBYSCORE', key, from, to, 'WITHSCORES', 'LIMIT', 0, most)
@@ -19,7 +20,7 @@ local acting = listed(ACTING, '(' .. text(now), '+inf', function(deadline) retur
 local lost = listed(BEAT, '-inf', text(now - lost_after), ago)
 local unclaimed = listed(UNCLAIMED, '-inf', '+inf', ago)
 local epoch = whole(redis.call('GET', EPOCH))
-local windows, at = {}, 6
+local windows, at = {}, 8
 for log = FIRST_LOG, #KEYS do
   local number = whole(ARGV[at]) or 0
   at = at + 1
@@ -32,7 +33,8 @@ for log = FIRST_LOG, #KEYS do
 end
 local left, author, reason = pause()
 return {
-  now, epoch or -1, whole(redis.call('GET', FENCE)) or 0, total, gone, unwell, acting_now(),
-  most_acting(whole(ARGV[3]), tonumber(ARGV[4]) or 0, whole(ARGV[5]) or 0, total),
+  now, epoch or -1, total, gone, unwell, acting_now(), most_acting(whole(ARGV[3]), tonumber(ARGV[4]) or 0, least, total),
+  is_above(gone + unwell, whole(ARGV[5]), tonumber(ARGV[6]), least, total) and 1 or 0,
+  whole(redis.call('HGET', PAUSE, 'number')) or 0,
   acting, lost, unclaimed, redis.call('ZCARD', UNCLAIMED), left and { left, author, reason } or {}, windows,
 }
