@@ -32,17 +32,9 @@ pub(super) fn notices(page: &mut String, view: &View) {
 
 /// A row for each host that there is something to say about.
 pub(super) fn table(view: &View, role: &str) -> Table {
-    let mut rows: Vec<Vec<Cell>> = Vec::new();
-    let kinds: [(&[(String, u64)], Tone, &str, &str); 3] = [
-        (&view.acting_hosts, Tone::Good, "acting", "its lease stands for"),
-        (&view.gone_hosts, Tone::Bad, "gone", "last heard of, ago:"),
-        (&view.unclaimed, Tone::Bad, "claimed by no agent", "its last alert, ago:"),
-    ];
-    for (hosts, tone, state, what) in kinds {
-        for (host, ms) in hosts.iter().take(ROWS) {
-            rows.push(vec![text(host), mark(tone, state), text(&format!("{what} {}", span(*ms)))]);
-        }
-    }
+    let mut rows = listed(&view.acting_hosts, Tone::Good, "acting", "its lease stands for");
+    rows.extend(listed(&view.gone_hosts, Tone::Bad, "gone", "last heard of, ago:"));
+    rows.extend(listed(&view.unclaimed, Tone::Bad, "claimed by no agent", "its last alert, ago:"));
     for (host, alerts) in view.backlog.iter().flat_map(|backlog| &backlog.hosts).take(ROWS) {
         rows.push(vec![
             text(host),
@@ -66,6 +58,14 @@ pub(super) fn table(view: &View, role: &str) -> Table {
         rows.push(vec![text("all hosts"), mark(Tone::Good, "quiet"), String::new()]);
     }
     Table { title: "Fleet", caption, headings: &["Host or budget", "State", "More"], rows, empty: "" }
+}
+
+/// Rows of hosts of one kind; the time of each says `what`.
+fn listed(hosts: &[(String, u64)], tone: Tone, state: &str, what: &str) -> Vec<Vec<Cell>> {
+    let row = |(host, ms): &(String, u64)| {
+        vec![text(host), mark(tone, state), text(&format!("{what} {}", span(*ms)))]
+    };
+    hosts.iter().take(ROWS).map(row).collect()
 }
 
 /// Whole seconds where there are any.

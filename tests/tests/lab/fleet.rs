@@ -100,7 +100,7 @@ async fn done_once() -> Result<()> {
     ip(&["link", "add", "fleet0", "type", "bridge"]).await?;
     ip(&["addr", "add", &format!("{HUB}/24"), "dev", "fleet0"]).await?;
     ip(&["link", "set", "fleet0", "up"]).await?;
-    let bind = ["--save", "", "--bind", "127.0.0.1", HUB];
+    let bind = ["--save", "", "--protected-mode", "no", "--bind", "127.0.0.1", HUB];
     let redis = RedisServer::start_with(&bind).await?;
     let mut hosts = Vec::new();
     for number in 1..=3 {

@@ -304,6 +304,7 @@ fn listed() -> BTreeSet<String> {
 async fn poisoned() -> Result<()> {
     let server = RedisServer::start_with(&["--save", "", "--maxmemory-policy", "allkeys-lru"]).await?;
     let mut redis = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    redis.set_response_timeout(SOON);
     let member = Member::start("poisoned", server.port(), RULES).await?;
     let stream = "{evenkeel}:alerts:poisoned";
     let mut add = async |field: &str, value: &[u8]| -> Result<()> {
