@@ -78,6 +78,7 @@ pub async fn run(
     tasks.spawn(pipeline::watch(live.clone(), arrivals.clone(), metrics.clone(), found, stop.clone()));
     let bell = Bell::default();
     let process = fleet::Process {
+        live: &live,
         journal: &journal,
         clock: &clock,
         metrics: &metrics,

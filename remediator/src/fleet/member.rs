@@ -13,7 +13,10 @@ use std::{
 };
 
 use evenkeel_host::build;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,6 +29,7 @@ use super::{
 use crate::{
     admission::{Reason, Refusal},
     clock::Clock,
+    config::Config,
     journal::{Error, Journal},
     metrics::Metrics,
     outcome::Outcome,
@@ -52,6 +56,8 @@ pub struct Member {
     clock: Clock,
     /// Wakes whoever waits for the end of a pause.
     bell: Bell,
+    /// The configuration in force.
+    live: watch::Receiver<Arc<Config>>,
     /// One word for this process.
     instance: String,
     /// Of the starts that it has asked for.
@@ -100,6 +106,7 @@ impl Member {
         clock: Clock,
         metrics: Metrics,
         bell: Bell,
+        live: watch::Receiver<Arc<Config>>,
     ) -> Self {
         let ledger = Ledger::new(settings.keys.clone(), settings.terms.clone());
         let link = Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX);
@@ -115,6 +122,7 @@ impl Member {
             journal,
             clock,
             bell,
+            live,
             instance,
             starts: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -355,11 +363,15 @@ impl Member {
         if self.journal.is_any_open(now.clone()).await? {
             return Ok(true);
         }
-        let unresolved = self.journal.unresolved(Duration::from_secs(6 * 3600), now).await?;
-        let cured = |outcome| {
+        let config = Arc::clone(&self.live.borrow());
+        let rules = config.rules.iter().filter(|rule| rule.acts()).map(|rule| rule.name.clone());
+        let cured = |outcome: &Outcome| {
             matches!(outcome, Outcome::Succeeded | Outcome::NotNeeded | Outcome::Reported | Outcome::Ignored)
         };
-        Ok(unresolved.iter().any(|held| !held.record.outcome.is_some_and(cured)))
+        let uncured = Outcome::ALL.into_iter().filter(|outcome| !cured(outcome));
+        let ttl = config.reconcile.alert_ttl;
+        let held = self.journal.unresolved(rules.collect(), uncured.collect(), ttl, now).await?;
+        Ok(!held.is_empty())
     }
 
     /// What somebody has to put right, once and not at each heartbeat.

@@ -45,6 +45,8 @@ pub struct Parts {
 
 /// What a part needs of the process that it is in.
 pub struct Process<'a> {
+    /// The configuration in force.
+    pub live: &'a watch::Receiver<Arc<Config>>,
     /// The durable memory.
     pub journal: &'a Journal,
     /// The time.
@@ -61,7 +63,7 @@ pub struct Process<'a> {
 
 /// Takes up its part in the fleet, where the configuration has one.
 pub async fn join(config: &Config, role: Role, process: Process<'_>) -> Parts {
-    let Process { journal, clock, metrics, bell, tasks, stop } = process;
+    let Process { live, journal, clock, metrics, bell, tasks, stop } = process;
     let (sender, seen) = watch::channel(None);
     let Some(settings) = &config.fleet else {
         // A pause that was heard of in a fleet which it has left would hold for ever.
@@ -74,7 +76,8 @@ pub async fn join(config: &Config, role: Role, process: Process<'_>) -> Parts {
     tracing::info!(host = %settings.host, %role, "in a fleet");
     let member = role.acts().then(|| {
         let (journal, clock, metrics) = (journal.clone(), clock.clone(), metrics.clone());
-        let member = Arc::new(Member::new(settings.clone(), journal, clock, metrics, bell.clone()));
+        let member =
+            Arc::new(Member::new(settings.clone(), journal, clock, metrics, bell.clone(), live.clone()));
         tasks.spawn(Arc::clone(&member).run(stop.clone()));
         member
     });

@@ -18,8 +18,7 @@ pub(super) const ENTRY_MAX: usize = 256 << 10;
 pub(super) fn write(alert: &Alert) -> Option<String> {
     let status = if alert.is_firing() { "firing" } else { "resolved" };
     let labels = alert.labels()?;
-    let entry =
-        json!({"status": status, "labels": labels, "fingerprint": alert.fingerprint()}).to_string();
+    let entry = json!({"status": status, "labels": labels, "fingerprint": alert.fingerprint()}).to_string();
     (entry.len() <= ENTRY_MAX).then_some(entry)
 }
 
