@@ -73,6 +73,17 @@ route RemediatorPipelineFailing team severity=warning
 route RemediatorStorm team severity=warning
 route RemediationDeliveryFailing team severity=warning
 
+route FleetLost pager severity=critical
+route FleetHostsGone team severity=warning
+route FleetAlertsUnclaimed team severity=warning
+route FleetBacklog team severity=warning
+route FleetStopped pager severity=critical
+route FleetPausedLong team severity=warning
+route FleetRedisEvicts team severity=warning
+route FleetIdentityConflict team severity=warning
+route FleetLeaseLost team severity=warning
+route FleetEntryPoisoned team severity=warning
+
 # An alert of somebody else's, without a severity, reaches people and never the remediator.
 route SomebodyElses team
 

@@ -115,11 +115,23 @@ pub enum Reason {
     Condition,
     /// Somebody has silenced the alert, or another one inhibits it.
     Silenced,
+    /// A window of a scope of the whole fleet is full.
+    FleetLimited,
+    /// As many hosts of the fleet act as may at once.
+    FleetPace,
+    /// Too many hosts of the fleet are gone or in need.
+    FleetStop,
+    /// A person has stopped the whole fleet.
+    FleetPaused,
+    /// The fleet's Redis cannot be asked.
+    FleetLost,
+    /// The lease ran out before the action began: another host may act in its place.
+    FleetLate,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::Limited,
         Self::Cooldown,
         Self::Breaker,
@@ -135,6 +147,12 @@ impl Reason {
         Self::Pressure,
         Self::Condition,
         Self::Silenced,
+        Self::FleetLimited,
+        Self::FleetPace,
+        Self::FleetStop,
+        Self::FleetPaused,
+        Self::FleetLost,
+        Self::FleetLate,
     ];
 
     /// As in metrics and the audit.
@@ -155,13 +173,19 @@ impl Reason {
             Self::Pressure => "pressure",
             Self::Condition => "condition",
             Self::Silenced => "silenced",
+            Self::FleetLimited => "fleet_limited",
+            Self::FleetPace => "fleet_pace",
+            Self::FleetStop => "fleet_stop",
+            Self::FleetPaused => "fleet_paused",
+            Self::FleetLost => "fleet_lost",
+            Self::FleetLate => "fleet_late",
         }
     }
 
     /// How a remediation ends that is not waiting for this to pass.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Limited | Self::Cooldown => Outcome::Limited,
+            Self::Limited | Self::Cooldown | Self::FleetLimited => Outcome::Limited,
             _ => Outcome::Blocked,
         }
     }
@@ -178,6 +202,9 @@ impl Reason {
                 | Self::PackageManager
                 | Self::Pressure
                 | Self::Condition
+                | Self::FleetPace
+                | Self::FleetLost
+                | Self::FleetLate
         )
     }
 }

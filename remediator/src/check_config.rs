@@ -9,6 +9,7 @@ use crate::{
     admission::Restraint,
     api::Api,
     config::{Access, Config, HostLimits},
+    fleet::settings::Settings,
     notify::Receiver,
     policy::{Class, Limit},
     rules::{DoneWhen, NeededWhen, Rule},
@@ -95,7 +96,32 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
         let (dir, keep) = (golden.dir.display(), golden.keep);
         settings.push(("snapshots", format!("of {} in {dir}, {keep} kept", units.join(", "))));
     }
+    if let Some(fleet) = &config.fleet {
+        settings.push(("fleet", in_a_fleet(fleet)));
+    }
     settings
+}
+
+/// What it shares with other hosts. The URL is without a password.
+fn in_a_fleet(fleet: &Settings) -> String {
+    let span = |duration| PromDuration::new(duration).to_string();
+    let terms = &fleet.terms;
+    let limits =
+        terms.limits.iter().map(|(scope, windows)| format!("{} {}", scope.label(), windows_of(windows)));
+    let limits: Vec<String> = limits.collect();
+    let limits = if limits.is_empty() { "no limits of its own".to_owned() } else { limits.join("; ") };
+    let stop = terms.stop_above.map_or_else(|| "never".to_owned(), |most| format!("above {most}"));
+    let alone = Class::ALL.into_iter().filter(|class| class.acts());
+    let alone = alone.map(|class| format!("{} {}", class.as_str(), fleet.on_loss.of(class).as_str()));
+    format!(
+        "{} at {} as {}; {} may act at once, leases of {}; stops {stop} gone or in need; {limits}; while Redis is lost: {}",
+        fleet.keys.namespace(),
+        fleet.redis.url,
+        fleet.host,
+        terms.most_acting,
+        span(terms.lease),
+        alone.collect::<Vec<_>>().join(", ")
+    )
 }
 
 fn listen(access: &Access) -> String {
@@ -189,6 +215,9 @@ pub(crate) fn describe(config: &Config, rule: &Rule, out: &mut impl Write) -> st
             out,
             "  retry   {cooldown} after a try, longer after each further one; after {breaker_after} without effect {hold}, or by `ack`"
         )?;
+    }
+    if config.fleet.is_some() && !rule.shares {
+        writeln!(out, "  budget  of this host alone")?;
     }
     if let Some(hours) = &rule.hours {
         writeln!(out, "  hours   {hours}")?;

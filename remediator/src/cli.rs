@@ -25,6 +25,7 @@ use crate::{
     control, daemon,
     drill::{self, Order, Verdict},
     explain,
+    fleet::{orders, settings::Role},
     generate::{self, Alone, What},
     helper::{self, Verb},
     history, journal,
@@ -70,7 +71,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive alerts and remediate.
-    Serve,
+    Serve {
+        /// In a fleet: take this host's alerts by way of Redis, pass alerts on to the hosts that they are for, or both.
+        #[arg(long, value_name = "ROLE")]
+        role: Option<Role>,
+    },
     /// Read the configuration, print each rule as it will work, and exit.
     CheckConfig,
     /// Say what a webhook's alerts would lead to on this host now, without any effect.
@@ -124,9 +129,21 @@ enum Command {
         /// For how long; until `resume` when not given.
         #[arg(long = "for", value_name = "DURATION")]
         lasts: Option<PromDuration>,
+        /// On all hosts of the fleet.
+        #[arg(long)]
+        fleet: bool,
     },
     /// End a pause, and a storm.
-    Resume,
+    Resume {
+        /// The pause of the fleet.
+        #[arg(long)]
+        fleet: bool,
+    },
+    /// The whole fleet: hosts, who acts, what its budgets leave, who is lost, which alerts wait.
+    Fleet {
+        #[command(subcommand)]
+        what: Fleet,
+    },
     /// Say that somebody has looked at what did not help: one more try is admitted.
     Ack {
         /// The rule's name.
@@ -184,6 +201,19 @@ pub fn command() -> clap::Command {
     Cli::command().version(build::VERSION)
 }
 
+#[derive(Debug, Subcommand)]
+enum Fleet {
+    /// How it is now.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that nothing was started before its Redis began to remember, so that no budget waits for its window: for the
+    /// first start of a fleet.
+    TrustMemory,
+}
+
 /// Runs the command line and answers the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -218,7 +248,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let config = config::load(&cli.config_file)?;
     let inherited = match &cli.command {
-        Command::Serve => inherited(&config)?,
+        Command::Serve { .. } => inherited(&config)?,
         _ => None,
     };
     to_the_end(run(cli, config, inherited))
@@ -272,9 +302,13 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
             });
             return code.or_else(unheard);
         }
-        Command::Serve => {
+        Command::Serve { role } => {
             log::init(&cli.log_level, cli.log_format);
-            serve(config, inherited).await
+            if let (Some(role), None) = (role, &config.fleet) {
+                let message = format!("`--role={role}` takes a section `fleet`: write `fleet: {{redis: {{url: rediss://redis.example:6379}}}}`");
+                return Err(ConfigError::new(&cli.config_file.display().to_string(), message).into());
+            }
+            serve(config, role.unwrap_or(Role::Agent), inherited).await
         }
         Command::CheckConfig => check_config::check_config(&config, out),
         Command::Simulate { payload } => {
@@ -302,11 +336,15 @@ async fn run(cli: Cli, config: Config, inherited: Option<Inherited>) -> anyhow::
         Command::Reject { id } => {
             order(&config, &format!("/api/v1/remediations/{id}/reject"), json!({}), out).await.map(drop)
         }
-        Command::Pause { reason, lasts } => {
+        Command::Pause { reason, lasts, fleet: true } => orders::pause(&config, &reason, lasts, out).await,
+        Command::Resume { fleet: true } => orders::resume(&config, out).await,
+        Command::Fleet { what: Fleet::Status { json } } => orders::status(&config, json, out).await,
+        Command::Fleet { what: Fleet::TrustMemory } => orders::trust_memory(&config, out).await,
+        Command::Pause { reason, lasts, fleet: false } => {
             let lasts = lasts.map(|lasts| lasts.to_string());
             order(&config, "/api/v1/pause", json!({"reason": reason, "for": lasts}), out).await.map(drop)
         }
-        Command::Resume => order(&config, "/api/v1/resume", json!({}), out).await.map(drop),
+        Command::Resume { fleet: false } => order(&config, "/api/v1/resume", json!({}), out).await.map(drop),
         Command::Ack { rule, target } => {
             order(&config, "/api/v1/ack", json!({"rule": rule, "target": target}), out).await.map(drop)
         }
@@ -362,7 +400,7 @@ async fn attend(
     })
 }
 
-async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<()> {
+async fn serve(config: Config, role: Role, inherited: Option<Inherited>) -> anyhow::Result<()> {
     // reqwest takes the process's default provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // First of all: from here on a signal ends it in order, and not wherever it is.
@@ -392,7 +430,7 @@ async fn serve(config: Config, inherited: Option<Inherited>) -> anyhow::Result<(
             reload.notify_one();
         }
     });
-    serve::run(config, listeners, hangups, stop).await
+    serve::run(config, role, listeners, hangups, stop).await
 }
 
 fn complain(error: &anyhow::Error) {

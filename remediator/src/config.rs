@@ -3,6 +3,7 @@
 
 mod api;
 mod file;
+mod fleet;
 mod rule;
 mod server;
 mod snapshot;
@@ -19,8 +20,8 @@ use evenkeel_host::config::{ConfigError, Located, PromDuration, Secret};
 pub use self::server::Access;
 use self::{
     file::{
-        File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, ReconcileFile, RuleFile, SlackTo, State,
-        StormFile, WebhookTo,
+        BudgetFile, File, Fragment, GatesFile, NotifyTo, Policy, PolicyLimits, ReconcileFile, RuleFile,
+        SlackTo, State, StormFile, WebhookTo,
     },
     rule::RuleChecker,
 };
@@ -28,6 +29,7 @@ use crate::{
     actions::{self, Golden},
     admission::gates::Gates,
     api::{Api, prometheus::Prometheus},
+    fleet::settings::Settings,
     journal::{Places, Storm},
     notify::{Form, Receiver},
     policy::{Class, Deletion, DenyList, Limit, Mode, increasing},
@@ -70,6 +72,8 @@ pub struct Config {
     pub prometheus: Option<Prometheus>,
     /// Which units have golden snapshots, and where.
     pub golden: Option<Arc<Golden>>,
+    /// Whom it shares budgets with, where it is not alone.
+    pub fleet: Option<Arc<Settings>>,
     /// Who is told.
     pub receivers: Vec<Receiver>,
     /// What may be deleted.
@@ -167,6 +171,7 @@ fn fragment_files(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 struct Given {
     prometheus: bool,
     snapshot: bool,
+    fleet: bool,
 }
 
 /// Knows where the configuration came from, for its errors and its relative paths.
@@ -193,16 +198,22 @@ impl Checker {
         let mut receivers = self.receivers(file.notify)?;
         let mut rules = Vec::new();
         let golden = self.golden(file.snapshot, &deny)?.map(Arc::new);
-        let given = Given { prometheus: file.prometheus.is_some(), snapshot: golden.is_some() };
+        let given = Given {
+            prometheus: file.prometheus.is_some(),
+            snapshot: golden.is_some(),
+            fleet: file.fleet.is_some(),
+        };
         self.rules(file.rules, &file.policy, &deny, given, &mut rules)?;
         for (checker, fragment) in fragments {
             receivers.extend(checker.receivers(fragment.notify)?);
             checker.rules(fragment.rules, &file.policy, &deny, given, &mut rules)?;
         }
         let state_dir = self.base.join(&file.state.dir);
+        let hosts = if file.identity.hosts.is_empty() { own_names() } else { file.identity.hosts };
         Ok(Config {
             path: PathBuf::from(&self.origin),
-            hosts: if file.identity.hosts.is_empty() { own_names() } else { file.identity.hosts },
+            fleet: self.fleet(file.fleet.as_ref(), &hosts)?.map(Arc::new),
+            hosts,
             access,
             fallback_dir: fallback_of(&state_dir),
             state_dir,
@@ -252,6 +263,12 @@ impl Checker {
                     step.value.0.name()
                 );
                 return Err(self.at(step, message));
+            }
+            if given.fleet && file.budget != Some(BudgetFile::Local) && fleet::is_about_redis(&file) {
+                let message = format!(
+                    "rule `{name}` is about a Redis, and Redis keeps the budgets of the fleet: what repairs it must not wait for it; write `budget: local`"
+                );
+                return Err(self.at(&file.name, message));
             }
             rules.push(RuleChecker::new(self, policy, deny, file.name.clone()).rule(file)?);
         }

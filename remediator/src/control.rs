@@ -221,6 +221,7 @@ impl Control {
             .map(|what| match what {
                 HaltKind::Pause => "the pause is over",
                 HaltKind::Storm => "the storm is declared over",
+                HaltKind::FleetPause => "the fleet's pause is over",
             })
             .collect();
         Ok(if words.is_empty() { "nothing was paused".to_owned() } else { words.join(", ") })
@@ -351,6 +352,9 @@ fn fits_a_running_process(old: &Config, mut new: Config) -> Result<Config, Confi
     new.access.security = old.access.security.clone();
     if new.state_dir != old.state_dir {
         return fixed("state.dir");
+    }
+    if new.fleet != old.fleet {
+        return fixed("fleet");
     }
     Ok(new)
 }

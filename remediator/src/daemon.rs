@@ -13,6 +13,7 @@ use crate::{
     clock::Moment,
     config::Config,
     control,
+    fleet::{settings::Role, view::View},
     journal::Standing,
     metrics::Metrics,
     pipeline::{Arrivals, Report},
@@ -48,6 +49,12 @@ pub struct Daemon {
     /// By which of Alertmanager's receivers deliveries have come, and when the last, milliseconds since 1970.
     #[serde(default)]
     pub arrived: BTreeMap<String, i64>,
+    /// What it does in a fleet, where there is one: agent, gateway or both.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// The fleet, as a gateway saw it last.
+    #[serde(default)]
+    pub fleet: Option<View>,
 }
 
 /// How the configuration was read last.
@@ -72,6 +79,10 @@ pub struct Sources {
     pub pipeline: watch::Receiver<Report>,
     /// By which receivers they have come.
     pub arrivals: Arrivals,
+    /// What it does in a fleet, where there is one.
+    pub role: Option<Role>,
+    /// The fleet, as a gateway saw it last.
+    pub fleet: watch::Receiver<Option<View>>,
 }
 
 impl Sources {
@@ -90,6 +101,8 @@ impl Sources {
             alertmanager: heard.apis.remove("alertmanager"),
             pipeline: self.pipeline.borrow().clone(),
             arrived: self.arrivals.all(),
+            role: self.role.map(|role| role.as_str().to_owned()),
+            fleet: self.fleet.borrow().clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod drill;
 pub mod explain;
 pub mod filling;
+pub mod fleet;
 pub mod fullness;
 pub mod generate;
 mod greeting;

@@ -1,6 +1,7 @@
 //! What the remediator says of itself. Events are counted as they happen; what the journal knows is read from it at
 //! each scrape. Labels are bounded: rules, actions, classes, outcomes, reasons; never a target.
 
+mod fleet;
 mod observed;
 
 use std::{
@@ -14,7 +15,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::observed::observed;
+pub use self::{
+    fleet::{FleetMetrics, of_fleet},
+    observed::observed,
+};
 use crate::{
     admission::Reason,
     api::{Asked, Fault, prometheus::Exporter},
@@ -36,7 +40,11 @@ fn histogram() -> Histogram {
 
 /// The counters. Cloning shares them.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics {
+    inner: Arc<Inner>,
+    /// Those of a member of a fleet; told only where there is one.
+    pub fleet: FleetMetrics,
+}
 
 struct Inner {
     requests: Family<Labels, Counter>,
@@ -84,14 +92,14 @@ impl Metrics {
         for status in ["firing", "resolved"] {
             drop(inner.received.get_or_create(&vec![("status", status.to_owned())]));
         }
-        let metrics = Self(Arc::new(inner));
+        let metrics = Self { inner: Arc::new(inner), fleet: FleetMetrics::default() };
         metrics.know(rules);
         metrics
     }
 
     /// What these rules may come to, at 0 where it has not been counted yet.
     pub fn know(&self, rules: &[Rule]) {
-        let inner = &self.0;
+        let inner = &self.inner;
         for rule in rules {
             let refused = Reason::ALL.into_iter().map(|reason| ("refused", reason.as_str()));
             for (decision, reason) in
@@ -120,36 +128,36 @@ impl Metrics {
 
     /// A webhook request was answered.
     pub fn request(&self, code: u16) {
-        self.0.requests.get_or_create(&vec![("code", code.to_string())]).inc();
+        self.inner.requests.get_or_create(&vec![("code", code.to_string())]).inc();
         if code == 200 {
-            self.0.last_success.set(jiff::Timestamp::now().as_second());
+            self.inner.last_success.set(jiff::Timestamp::now().as_second());
         }
     }
 
     /// An alert was in a delivery.
     pub fn received(&self, firing: bool) {
         let status = if firing { "firing" } else { "resolved" };
-        self.0.received.get_or_create(&vec![("status", status.to_owned())]).inc();
+        self.inner.received.get_or_create(&vec![("status", status.to_owned())]).inc();
     }
 
     /// An alert means nothing here.
     pub fn ignored(&self, reason: &'static str) {
-        self.0.ignored.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+        self.inner.ignored.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }
 
     /// It was decided whether to act.
     pub fn decision(&self, rule: &str, decision: &str, reason: &str) {
-        self.0.decisions.get_or_create(&decision_labels(rule, decision, reason)).inc();
+        self.inner.decisions.get_or_create(&decision_labels(rule, decision, reason)).inc();
     }
 
     /// A remediation has an outcome.
     pub fn ended(&self, rule: &str, action: &str, class: &str, outcome: Outcome) {
-        self.0.remediations.get_or_create(&remediation(rule, action, class, outcome)).inc();
+        self.inner.remediations.get_or_create(&remediation(rule, action, class, outcome)).inc();
     }
 
     /// Looking at a target of this kind took so long.
     pub fn probe_took(&self, kind: Kind, elapsed: Duration) {
-        self.0
+        self.inner
             .probe_seconds
             .get_or_create(&vec![("kind", kind.as_str().to_owned())])
             .observe(elapsed.as_secs_f64());
@@ -157,7 +165,7 @@ impl Metrics {
 
     /// An action took so long.
     pub fn step_took(&self, action: &'static str, elapsed: Duration) {
-        self.0
+        self.inner
             .step_seconds
             .get_or_create(&vec![("action", action.to_owned())])
             .observe(elapsed.as_secs_f64());
@@ -165,7 +173,10 @@ impl Metrics {
 
     /// It took so long from the end of the action until the target counted as well.
     pub fn verified(&self, rule: &str, elapsed: Duration) {
-        self.0.verify_seconds.get_or_create(&vec![("rule", rule.to_owned())]).observe(elapsed.as_secs_f64());
+        self.inner
+            .verify_seconds
+            .get_or_create(&vec![("rule", rule.to_owned())])
+            .observe(elapsed.as_secs_f64());
     }
 
     /// An action freed space, in bytes: as the API claims, and as the filesystem says.
@@ -176,37 +187,37 @@ impl Metrics {
                 counter.get_or_create(&vec![("action", action.to_owned())]).inc_by(bytes);
             }
         };
-        add(&self.0.claimed, claimed);
-        add(&self.0.freed, measured);
+        add(&self.inner.claimed, claimed);
+        add(&self.inner.freed, measured);
     }
 
     /// The state could not be written.
     pub fn state_write_failed(&self) {
-        self.0.write_errors.inc();
+        self.inner.write_errors.inc();
     }
 
     /// Whether the state lies in its fallback.
     pub fn state_degraded(&self, degraded: bool) {
-        self.0.degraded.set(i64::from(degraded));
+        self.inner.degraded.set(i64::from(degraded));
     }
 
     /// A message was delivered to one receiver, or will not be.
     pub fn notification(&self, result: Delivery) {
-        self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).inc();
+        self.inner.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).inc();
     }
 
     /// The configuration was read: at the start, or again; whether the new one is in force.
     pub fn reloaded(&self, succeeded: bool) {
-        self.0.reload_succeeded.set(i64::from(succeeded));
+        self.inner.reload_succeeded.set(i64::from(succeeded));
         if succeeded {
-            self.0.reload_at.set(jiff::Timestamp::now().as_second());
+            self.inner.reload_at.set(jiff::Timestamp::now().as_second());
         }
     }
 
     /// Whether the last reading of the configuration was good, and when the one in force was read, in seconds since
     /// 1970.
     pub(crate) fn reloads(&self) -> (bool, i64) {
-        (self.0.reload_succeeded.get() == 1, self.0.reload_at.get())
+        (self.inner.reload_succeeded.get() == 1, self.inner.reload_at.get())
     }
 
     /// Alertmanager or Prometheus was asked; with why there was no answer.
@@ -222,9 +233,9 @@ impl Metrics {
         drop(heard);
         let api = ("api", api.to_owned());
         let outcome = ("outcome", fault.map_or("success", Fault::as_str).to_owned());
-        self.0.api_requests.get_or_create(&vec![api.clone(), outcome]).inc();
+        self.inner.api_requests.get_or_create(&vec![api.clone(), outcome]).inc();
         if fault.is_none() {
-            self.0.api_last_success.get_or_create(&vec![api]).set(now.as_second());
+            self.inner.api_last_success.get_or_create(&vec![api]).set(now.as_second());
         }
     }
 
@@ -235,14 +246,14 @@ impl Metrics {
 
     fn hear(&self) -> MutexGuard<'_, Heard> {
         // Whoever panicked while holding it left whole values.
-        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn times_asked(&self, api: &str, outcome: &str) -> u64 {
         let labels = vec![("api", api.to_owned()), ("outcome", outcome.to_owned())];
-        self.0.api_requests.get_or_create(&labels).get()
+        self.inner.api_requests.get_or_create(&labels).get()
     }
 
     /// What Prometheus knows of this host's exporter; nothing where no Prometheus is configured.
@@ -251,23 +262,23 @@ impl Metrics {
         let up = match seen {
             Some(Exporter::Up) => 1,
             Some(Exporter::Down | Exporter::Absent) => 0,
-            Some(Exporter::Unknown) | None => return self.0.exporter_up.clear(),
+            Some(Exporter::Unknown) | None => return self.inner.exporter_up.clear(),
         };
-        self.0.exporter_up.get_or_create(&Vec::new()).set(up);
+        self.inner.exporter_up.get_or_create(&Vec::new()).set(up);
     }
 
     /// What was found of the way that alerts come; none where nothing is configured to be asked about it.
     pub fn pipeline(&self, report: Option<&Report>) {
         let Some(report) = report else {
-            self.0.pipeline_at.set(0);
-            return self.0.pipeline.clear();
+            self.inner.pipeline_at.set(0);
+            return self.inner.pipeline.clear();
         };
-        self.0.pipeline_at.set(report.at_ms / 1000);
+        self.inner.pipeline_at.set(report.at_ms / 1000);
         for check in Check::ALL {
             for state in State::ALL {
                 let labels = vec![("check", check.as_str().to_owned()), ("state", state.as_str().to_owned())];
                 let is = report.state(check) == state;
-                self.0.pipeline.get_or_create(&labels).set(i64::from(is));
+                self.inner.pipeline.get_or_create(&labels).set(i64::from(is));
             }
         }
     }
@@ -275,13 +286,13 @@ impl Metrics {
     /// How often that was so.
     #[cfg(test)]
     pub(crate) fn notifications(&self, result: Delivery) -> u64 {
-        self.0.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).get()
+        self.inner.notifications.get_or_create(&vec![("result", result.as_str().to_owned())]).get()
     }
 
     /// Adds the counters to one scrape's registry.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("evenkeel_remediator");
-        let this = &self.0;
+        let this = &self.inner;
         registry.register(
             "webhook_requests",
             "Webhook requests answered, by HTTP status code",
@@ -367,6 +378,7 @@ impl Metrics {
             "When that was last checked, 0 when it was not",
             this.pipeline_at.clone(),
         );
+        self.fleet.register(registry);
     }
 }
 

@@ -3,6 +3,7 @@
 //! `history` and `check-config` do not.
 
 mod facts;
+mod fleet;
 mod html;
 mod notices;
 
@@ -56,6 +57,10 @@ fn body(config: &Config, facts: &Facts, daemon: &Daemon) -> String {
         text(&daemon.revision)
     );
     notices(&mut page, config, facts, daemon);
+    if let Some(view) = &daemon.fleet {
+        fleet::notices(&mut page, view);
+        fleet::table(view, daemon.role.as_deref().unwrap_or("gateway")).write(&mut page);
+    }
     for table in
         [open(config, facts), ended(facts), held(facts), budgets(facts), rules(config, &facts.standings)]
     {

@@ -36,6 +36,8 @@ pub struct Rule {
     pub hours: Option<Hours>,
     /// What Prometheus must say for it to act.
     pub gates: Vec<Gate>,
+    /// Whether the budgets and the pace of the fleet hold for it.
+    pub shares: bool,
     /// Tried in this order until it is done.
     pub steps: Vec<Step>,
     /// When it is done; rules that only observe have none.

@@ -167,12 +167,13 @@ fn state(config: &Config) -> Vec<Row> {
         let what = match halt.what {
             HaltKind::Pause => format!("paused by {}", halt.author),
             HaltKind::Storm => "a storm: no service is touched".to_owned(),
+            HaltKind::FleetPause => format!("the fleet is paused by {}", halt.author),
         };
         rows.push(Row::new(
             "halted",
             State::Failing,
             format!("{what} since {}: {}", rfc3339(halt.since_wall_ms), halt.reason),
-            "evenkeel-remediator resume ends it",
+            format!("{} ends it", halt.what.ended_by()),
         ));
     }
     rows

@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     control::{Control, Reloader},
     daemon::Sources,
+    fleet::{self, agent::Agent, settings::Role},
     greeting,
     journal::Journal,
     metrics::Metrics,
@@ -31,12 +32,13 @@ const PACE: Duration = Duration::from_secs(1);
 /// How long freed space may take to show in statvfs.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is set. Reads the configuration again whenever `hangups` is notified.
+/// Serves until `stop` is set; `role` is what it does in a fleet, where the configuration has one. Reads the configuration again whenever `hangups` is notified.
 ///
 /// # Errors
 /// When the state cannot be opened or the HTTP client not be made.
 pub async fn run(
     config: Config,
+    role: Role,
     listeners: Vec<Listener>,
     hangups: Arc<Notify>,
     stop: CancellationToken,
@@ -74,16 +76,28 @@ pub async fn run(
     let arrivals = Arrivals::default();
     let (found, pipeline) = watch::channel(Report::default());
     tasks.spawn(pipeline::watch(live.clone(), arrivals.clone(), metrics.clone(), found, stop.clone()));
+    let bell = Bell::default();
+    let process = fleet::Process {
+        live: &live,
+        journal: &journal,
+        clock: &clock,
+        metrics: &metrics,
+        bell: &bell,
+        tasks: &tasks,
+        stop: &stop,
+    };
+    let fleet = fleet::join(&config, role, process).await;
     let sources = Sources {
         started: started.clone(),
         metrics: metrics.clone(),
         standing: journal.standing(),
         pipeline,
         arrivals,
+        role: config.fleet.is_some().then_some(role),
+        fleet: fleet.seen,
     };
     let assessor = Assessor { reports, config: config.clone(), eyes: Arc::new(host.clone()), host, notifier }
         .under(config);
-    let bell = Bell::default();
     let walker = Walker {
         assessor,
         journal: journal.clone(),
@@ -93,6 +107,7 @@ pub async fn run(
         settle: SETTLE,
         started: Some(started),
         stop: stop.clone(),
+        fleet: fleet.member,
     };
     tasks.spawn(Reconciler::new(walker.clone(), live.clone(), bell.clone()).run());
     let worker = tokio::spawn(Worker::new(walker, live.clone(), bell.clone()).run());
@@ -107,8 +122,14 @@ pub async fn run(
     };
     tasks.spawn(take_orders(control.clone(), stop.clone()));
     tasks.spawn(heed_hangups(hangups, control.clone(), stop.clone()));
-    let server =
-        Server { live, journal, clock, metrics, bell, stop: stop.clone(), room: Room::default(), control };
+    if let Some(settings) = live.borrow().fleet.clone().filter(|_| role.acts()) {
+        let (journal, clock, metrics) = (journal.clone(), clock.clone(), metrics.clone());
+        let agent = Agent::new(settings, live.clone(), journal, clock, metrics, bell.clone(), stop.clone());
+        tasks.spawn(agent.run());
+    }
+    let gateway = fleet.gateway;
+    let (room, stopped) = (Room::default(), stop.clone());
+    let server = Server { live, journal, clock, metrics, bell, stop: stopped, room, control, gateway };
     let security = server.security();
     let handler = move |request, caller| server.clone().answer(request, caller);
     let stopping = stop.clone();

@@ -21,7 +21,8 @@ use crate::{
     complaint::Complaint,
     config::{Access, Config},
     control::{self, Control},
-    journal::{Accepted, Error, Journal},
+    fleet::gateway::{Gateway, Parcel},
+    journal::{Accepted, Error, Incoming, Journal},
     metrics::{self, Metrics},
     page::{self, Facts},
     webhook::{self, BODY_MAX, DeliveryError, Meaning},
@@ -78,6 +79,8 @@ pub struct Server {
     pub room: Room,
     /// Carries out what people order.
     pub control: Control,
+    /// Passes on what is for other hosts, where this is a gateway.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 impl Server {
@@ -184,13 +187,21 @@ impl Server {
         }
     }
 
-    /// Takes a delivery: on disk before the 200.
+    /// Takes a delivery: on this host's disk, and what is for others in Redis, before the 200.
     async fn accept(&self, body: Bytes, local: bool) -> Response {
         let (mut ours, mut ignored, mut received) = (Vec::new(), Vec::new(), Vec::new());
+        let mut parcels = Vec::new();
         let config = self.config();
+        let gateway = self.gateway.as_ref();
         let read = webhook::read(&body, &config, local, |alert, meaning| {
             received.push(alert.is_firing());
             match meaning {
+                meaning if gateway.is_some_and(|gateway| gateway.passes(&meaning)) => {
+                    match Parcel::of(alert) {
+                        Ok(parcel) => parcels.push(parcel),
+                        Err(reason) => ignored.push(reason),
+                    }
+                }
                 Meaning::Ours(alert) => ours.push(alert),
                 Meaning::Ignored(reason) => ignored.push(reason),
             }
@@ -207,33 +218,24 @@ impl Server {
         }
         drop(body);
         let (taken, passed_over) = (ours.len() as u64, ignored.len() as u64);
-        let mut left = 0;
-        if !ours.is_empty() {
-            match self.journal.accept(ours, config.open_max, self.clock.now()).await {
-                Ok(Accepted::Taken(tally)) => {
-                    left = tally.left;
-                    if tally.opened > 0 {
-                        self.bell.ring();
-                    }
-                }
-                Ok(Accepted::TooMany) => {
-                    return reply::text(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "too many remediations are open: send it again\n",
-                    );
+        // This host's own come first: they must not wait for Redis, which may be what they are about.
+        let left = match self.keep(ours, &config).await {
+            Ok(left) => left,
+            Err(again) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, again),
+        };
+        let mut answer = json!({"accepted": taken - left, "ignored": passed_over + left});
+        if let Some(gateway) = gateway {
+            match gateway.pass(&parcels).await {
+                Ok(passed) => {
+                    answer["routed"] = passed.routed.into();
+                    answer["unclaimed"] = passed.unclaimed.into();
                 }
                 Err(error) => {
-                    if !matches!(error, Error::Full | Error::Closed) {
-                        self.metrics.state_write_failed();
+                    static NOT_PASSED: Complaint = Complaint::new();
+                    if let Some(untold) = NOT_PASSED.is_due() {
+                        tracing::warn!(%error, untold, "a delivery could not be passed on: it is to come again");
                     }
-                    static UNTAKEN: Complaint = Complaint::new();
-                    if let Some(untold) = UNTAKEN.is_due() {
-                        tracing::error!(%error, untold, "a delivery could not be taken");
-                    }
-                    return reply::text(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "the delivery could not be stored: send it again\n",
-                    );
+                    return reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}: send it again\n"));
                 }
             }
         }
@@ -256,7 +258,33 @@ impl Server {
                 "too many remediations are open: what is left of a delivery is taken when it is repeated"
             );
         }
-        reply::json(StatusCode::OK, &json!({"accepted": taken - left, "ignored": passed_over + left}))
+        reply::json(StatusCode::OK, &answer)
+    }
+
+    /// Puts this host's alerts on its disk; answers for how many there was no room, or why all are to come again.
+    async fn keep(&self, ours: Vec<Incoming>, config: &Config) -> Result<u64, &'static str> {
+        if ours.is_empty() {
+            return Ok(0);
+        }
+        match self.journal.accept(ours, config.open_max, self.clock.now()).await {
+            Ok(Accepted::Taken(tally)) => {
+                if tally.opened > 0 {
+                    self.bell.ring();
+                }
+                Ok(tally.left)
+            }
+            Ok(Accepted::TooMany) => Err("too many remediations are open: send it again\n"),
+            Err(error) => {
+                if !matches!(error, Error::Full | Error::Closed) {
+                    self.metrics.state_write_failed();
+                }
+                static UNTAKEN: Complaint = Complaint::new();
+                if let Some(untold) = UNTAKEN.is_due() {
+                    tracing::error!(%error, untold, "a delivery could not be taken");
+                }
+                Err("the delivery could not be stored: send it again\n")
+            }
+        }
     }
 
     async fn exposition(&self, headers: &HeaderMap) -> Response {
@@ -266,6 +294,9 @@ impl Server {
             Arc::new(Block::of_registry(&registry)),
             Arc::new(Block::new(self.config().access.security.families())),
         ];
+        if let Some(view) = self.control.sources.fleet.borrow().as_ref() {
+            blocks.push(Arc::new(metrics::of_fleet(view)));
+        }
         // Without a look into the journal the counters are true all the same.
         match Arc::clone(&self.room.looks).try_acquire_owned() {
             Err(_) => {

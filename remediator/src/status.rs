@@ -218,13 +218,14 @@ fn halts(reader: &Reader, now: &Moment, wall: &Moment, out: &mut impl Write) -> 
         let what = match halt.what {
             HaltKind::Pause => format!("PAUSED by {}", printable(&halt.author)),
             HaltKind::Storm => "STORM: no service is touched".to_owned(),
+            HaltKind::FleetPause => format!("FLEET PAUSED by {}", printable(&halt.author)),
         };
         let until = halt.left.map_or_else(
             || "until somebody resumes".to_owned(),
             |left| format!("until {}", rfc3339(wall.wall_after(left))),
         );
         let (since, reason) = (rfc3339(halt.since_wall_ms), printable(&halt.reason));
-        writeln!(out, "\n{what} since {since}, {until}: {reason}\n  evenkeel-remediator resume ends it")?;
+        writeln!(out, "\n{what} since {since}, {until}: {reason}\n  {} ends it", halt.what.ended_by())?;
     }
     Ok(())
 }

@@ -5,10 +5,11 @@
 mod approval;
 mod ending;
 mod ladder;
+mod room;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::{
     },
     assess::{Assessor, Sight, Stop},
     clock::{Clock, Moment},
+    fleet::member::Member,
     journal::{End, Error, Journal, Phase, Record, Renamed, StepState},
     metrics::Metrics,
     outcome::Outcome,
@@ -49,6 +51,8 @@ pub struct Walker {
     pub started: Option<Moment>,
     /// Set when the process is to end.
     pub stop: CancellationToken,
+    /// What this host shares budgets with, where it is not alone.
+    pub fleet: Option<Arc<Member>>,
 }
 
 /// What comes after walking.
@@ -68,6 +72,14 @@ impl Walker {
     /// # Errors
     /// When the state cannot be written; the remediation stays open and is taken up again.
     pub async fn walk(&self, id: i64) -> Result<Next, Error> {
+        let next = self.walk_on(id).await;
+        if let Some(fleet) = &self.fleet {
+            fleet.leave(id).await;
+        }
+        next
+    }
+
+    async fn walk_on(&self, id: i64) -> Result<Next, Error> {
         let Some(remediation) = self.journal.remediation(id).await?.filter(|known| known.outcome.is_none())
         else {
             return Ok(Next::Ended);

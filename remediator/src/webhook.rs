@@ -25,6 +25,8 @@ const LABELS_MAX: usize = 64 << 10;
 const PAIRS_MAX: usize = 128;
 /// What is kept of an alert's labels at most, in bytes: enough to find the alert again, and thousands fill no disk.
 const LABELS_KEPT: usize = 4 << 10;
+/// And of its fingerprint, in characters.
+const FINGERPRINT_KEPT: usize = 64;
 /// And of each label's value, in characters.
 const VALUE_KEPT: usize = 300;
 
@@ -93,6 +95,16 @@ pub fn read(
     Ok(envelope.receiver.unwrap_or_default())
 }
 
+/// Reads one alert that a gateway has passed on, and what it means here.
+///
+/// # Errors
+/// When it is none.
+pub fn read_one(text: &[u8], config: &Config) -> Result<(Alert, Meaning), serde_json::Error> {
+    let alert: Alert = serde_json::from_slice(text)?;
+    let meaning = meaning(&alert, config, false);
+    Ok((alert, meaning))
+}
+
 impl Alert {
     /// Whether it fires; otherwise it is resolved.
     pub fn is_firing(&self) -> bool {
@@ -107,6 +119,22 @@ impl Alert {
     /// The rule that its labels select.
     pub(crate) fn rule<'a>(&self, config: &'a Config) -> Option<&'a Rule> {
         rules::find(&config.rules, self.labels.as_ref()?)
+    }
+
+    /// All of its labels; none where they are more than Prometheus ever sends.
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.labels.as_ref()
+    }
+
+    /// The name by which its labels say which host it is about: `host`, else `instance` without the port.
+    pub fn host(&self) -> Option<&str> {
+        named(self.labels.as_ref()?)
+    }
+
+    /// By what Alertmanager knows it; as much of it as is kept.
+    pub fn fingerprint(&self) -> &str {
+        let end = self.fingerprint.char_indices().nth(FINGERPRINT_KEPT);
+        end.map_or(&self.fingerprint, |(end, _)| &self.fingerprint[..end])
     }
 }
 
@@ -134,7 +162,7 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
             target,
             firing: alert.is_firing(),
             impact: rule.interrupts(),
-            fingerprint: alert.fingerprint.chars().take(64).collect(),
+            fingerprint: alert.fingerprint().to_owned(),
             labels: evidence(labels),
             triggered_by: None,
         }),
@@ -161,12 +189,16 @@ fn denied(deny: &DenyList, kind: Kind, name: &str) -> bool {
 /// Whether an alert is about this host: by its `host` label, else by its `instance` without the port. The names of
 /// loopback mean this host only when the delivery came over it.
 pub(crate) fn is_here(labels: &BTreeMap<String, String>, hosts: &[String], local: bool) -> bool {
-    let named = match (labels.get("host"), labels.get("instance")) {
-        (Some(host), _) if !host.is_empty() => host.as_str(),
-        (_, Some(instance)) => without_port(instance),
-        _ => return false,
-    };
+    let Some(named) = named(labels) else { return false };
     hosts.iter().any(|host| host == named) || (local && is_loopback_name(named))
+}
+
+fn named(labels: &BTreeMap<String, String>) -> Option<&str> {
+    match (labels.get("host"), labels.get("instance")) {
+        (Some(host), _) if !host.is_empty() => Some(host),
+        (_, Some(instance)) => Some(without_port(instance)),
+        _ => None,
+    }
 }
 
 fn is_loopback_name(name: &str) -> bool {

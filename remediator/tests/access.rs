@@ -5,7 +5,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use evenkeel_host::web::Listener;
-use evenkeel_remediator::{config, serve};
+use evenkeel_remediator::{config, fleet::settings::Role, serve};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, StatusCode};
 use tokio::task::JoinHandle;
@@ -55,7 +55,7 @@ impl Daemon {
         let config = config::load(&folder.path().join("r.yml")).unwrap();
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, stop) = (listener.local_addr(), CancellationToken::new());
-        let daemon = serve::run(config, vec![listener], Arc::default(), stop.clone());
+        let daemon = serve::run(config, Role::Agent, vec![listener], Arc::default(), stop.clone());
         let running = tokio::spawn(async move { daemon.await.unwrap() });
         Self { folder, authority, address, stop, running }
     }

@@ -18,6 +18,7 @@ use evenkeel_remediator::{
     config::{self, Config},
     control::{Control, Reloader},
     daemon::Sources,
+    fleet::settings::Role,
     journal::{Incoming, Journal, Labels, Reader},
     metrics::Metrics,
     pipeline::{Arrivals, Report},
@@ -90,7 +91,7 @@ impl Receiver {
         let (config, client) = (configuration(folder.path()), client());
         let (listener, address) = listener().await;
         let stop = CancellationToken::new();
-        let daemon = serve::run(config, vec![listener], Arc::new(Notify::new()), stop.clone());
+        let daemon = serve::run(config, Role::Agent, vec![listener], Arc::new(Notify::new()), stop.clone());
         let running = tokio::spawn(async move { daemon.await.unwrap() });
         Self { address, folder, client, stop, running }
     }
@@ -113,6 +114,8 @@ impl Receiver {
             standing: journal.standing(),
             pipeline: watch::channel(Report::default()).1,
             arrivals: Arrivals::default(),
+            role: None,
+            fleet: watch::channel(None).1,
         };
         let control = Control {
             journal: journal.clone(),
@@ -131,6 +134,7 @@ impl Receiver {
             stop: CancellationToken::new(),
             room: Room::default(),
             control,
+            gateway: None,
         };
         let stop = CancellationToken::new();
         let routes = server.clone();

@@ -17,13 +17,14 @@ use std::{
     time::Duration,
 };
 
-use redis::{ConnectionAddr, IntoConnectionInfo};
+use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream, lookup_host},
     time::{Instant, timeout_at},
 };
@@ -73,6 +74,22 @@ impl Target {
             );
         }
         Ok(())
+    }
+}
+
+impl Target {
+    /// What is said to log in, and which database is meant; `None` for what [`Target::check`] refuses.
+    pub fn login(&self) -> Option<RedisConnectionInfo> {
+        let endpoint = Endpoint::of(self)?;
+        let db = self.url.as_str().into_connection_info().ok()?.redis_settings().db();
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(db);
+        if let Some(username) = &endpoint.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &endpoint.password {
+            login = login.set_password(password.expose());
+        }
+        Some(login)
     }
 }
 
@@ -211,33 +228,46 @@ async fn walk(target: &Target, end: Instant, seen: &mut Probe) -> Result<(), Fai
     let start = Instant::now();
     // A URL that cannot be read is refused with the configuration; here it is only not a Redis.
     let endpoint = Endpoint::of(target).ok_or(Failure::Protocol)?;
-    match &endpoint.address {
+    let stream = reach(&endpoint.address, target.ca_file.as_deref(), end).await?;
+    seen.connect = Some(start.elapsed());
+    converse(stream, &endpoint, end, seen).await
+}
+
+/// Bytes to and from a server, whichever way they go.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Connects, and says nothing yet; for whoever goes on by themselves. Comes back by `end`.
+///
+/// # Errors
+/// Where the way breaks.
+pub async fn connect(target: &Target, end: Instant) -> Result<Box<dyn Stream>, Failure> {
+    let endpoint = Endpoint::of(target).ok_or(Failure::Protocol)?;
+    reach(&endpoint.address, target.ca_file.as_deref(), end).await
+}
+
+async fn reach(address: &Address, ca_file: Option<&Path>, end: Instant) -> Result<Box<dyn Stream>, Failure> {
+    match address {
         Address::Unix(path) => {
-            let stream =
-                within(end, Failure::ConnectTimeout, UnixStream::connect(path)).await?.map_err(refusal)?;
-            seen.connect = Some(start.elapsed());
-            converse(stream, &endpoint, end, seen).await
+            let stream = within(end, Failure::ConnectTimeout, UnixStream::connect(path)).await?;
+            Ok(Box::new(stream.map_err(refusal)?))
         }
-        Address::Tcp { host, port, tls: false, .. } => {
-            let stream = connect(host, *port, end).await?;
-            seen.connect = Some(start.elapsed());
-            converse(stream, &endpoint, end, seen).await
-        }
+        Address::Tcp { host, port, tls: false, .. } => Ok(Box::new(dial(host, *port, end).await?)),
         Address::Tcp { host, port, tls: true, .. } => {
-            let stream = connect(host, *port, end).await?;
-            let connector = within(end, Failure::Tls, tls_connector(target.ca_file.as_deref())).await?;
+            let stream = dial(host, *port, end).await?;
+            let connector = within(end, Failure::Tls, tls_connector(ca_file)).await?;
             let connector = connector.ok_or(Failure::Tls)?;
             let name = ServerName::try_from(host.clone()).map_err(|_| Failure::Tls)?;
             let handshake = connector.connect(name, stream);
-            let stream = within(end, Failure::ResponseTimeout, handshake).await?.map_err(|_| Failure::Tls)?;
-            seen.connect = Some(start.elapsed());
-            converse(stream, &endpoint, end, seen).await
+            let stream = within(end, Failure::ResponseTimeout, handshake).await?;
+            Ok(Box::new(stream.map_err(|_| Failure::Tls)?))
         }
     }
 }
 
 /// Tries the addresses of a name one after the other, each with its share of the time that is left.
-async fn connect(host: &str, port: u16, end: Instant) -> Result<TcpStream, Failure> {
+async fn dial(host: &str, port: u16, end: Instant) -> Result<TcpStream, Failure> {
     let found = within(end, Failure::Dns, lookup_host((host, port))).await?.map_err(|_| Failure::Dns)?;
     let addresses: Vec<SocketAddr> = found.collect();
     let mut failure = Failure::Dns;

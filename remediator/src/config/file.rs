@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     actions::Step,
+    fleet::{hosts::Hosts, settings::Alone},
     notify::On,
     pattern::Pattern,
     policy::{Deletion, Limit, Mode},
@@ -44,6 +45,8 @@ pub(super) struct File {
     pub(super) prometheus: Option<Located<PrometheusFile>>,
     /// Which units have golden snapshots, for the steps unit_snapshot and unit_restore.
     pub(super) snapshot: Option<Located<SnapshotFile>>,
+    /// Many hosts over one Redis: alerts that come by a gateway, and budgets that all of them share (docs/fleet.md).
+    pub(super) fleet: Option<Located<FleetFile>>,
     /// Who is told.
     #[serde(default)]
     pub(super) notify: Vec<NotifyTo>,
@@ -234,6 +237,113 @@ pub(super) struct SnapshotFile {
     pub(super) keep: Option<Located<usize>>,
 }
 
+/// Whose budgets hold for a rule, besides those of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum BudgetFile {
+    /// Those of the fleet, where there is one.
+    Fleet,
+    /// None: only its host's.
+    Local,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FleetFile {
+    /// The fleet's name in Redis, where there may be several.
+    #[schemars(extend("default" = "evenkeel", "pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub(super) name: Option<Located<String>>,
+    /// The Redis that keeps it.
+    pub(super) redis: Located<FleetRedisFile>,
+    /// Starts that the whole fleet admits, as many as N in any stretch of time: N/WINDOW. None by default.
+    #[serde(default)]
+    pub(super) limits: FleetLimits,
+    /// Hosts that may act at the same time: a number, or a share of those that there are; one at least.
+    #[schemars(extend("default" = "10%"))]
+    pub(super) max_hosts_acting: Option<Hosts>,
+    /// More hosts than this gone or in need, and none begins to act; 100% switches it off.
+    #[schemars(extend("default" = "40%"))]
+    pub(super) stop_above_unhealthy: Option<Hosts>,
+    /// Of fewer hosts a share means nothing: one may act at a time, and none is stopped.
+    #[schemars(extend("default" = 3, "minimum" = 1))]
+    pub(super) min_hosts: Option<Located<u32>>,
+    /// So long a host that has died counts as acting.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) lease: Option<Located<PromDuration>>,
+    /// Between two heartbeats.
+    #[schemars(extend("default" = "15s"))]
+    pub(super) heartbeat: Option<Located<PromDuration>>,
+    /// So long without a heartbeat, and a host counts as not well,
+    #[schemars(extend("default" = "1m"))]
+    pub(super) lost_after: Option<Located<PromDuration>>,
+    /// and after so long as none that there is.
+    #[schemars(extend("default" = "1d"))]
+    pub(super) forgotten_after: Option<Located<PromDuration>>,
+    /// How long one question to Redis may take.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) timeout: Option<Located<PromDuration>>,
+    /// While Redis is lost, hosts that act by themselves do not begin in the same moment: each waits up to so long.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) spread: Option<PromDuration>,
+    /// Alerts that wait for one host at most.
+    #[schemars(extend("default" = 1000, "minimum" = 1))]
+    pub(super) stream_max: Option<Located<u32>>,
+    /// What is done of each class while Redis is lost.
+    #[serde(default)]
+    pub(super) on_loss: OnLossFile,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FleetRedisFile {
+    /// Where it is: redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH.
+    #[schemars(extend("examples" = ["rediss://redis.example:6379"]))]
+    pub(super) url: Located<String>,
+    /// An ACL user.
+    pub(super) username: Option<String>,
+    /// A file with its password.
+    pub(super) password_file: Option<Located<PathBuf>>,
+    /// Certificates to trust instead of the system's (PEM).
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[allow(non_snake_case, reason = "the classes are written so")]
+pub(super) struct FleetLimits {
+    /// Steps without impact.
+    pub(super) S1: Option<Located<Vec<Limit>>>,
+    /// Steps that interrupt a service.
+    pub(super) S2: Option<Located<Vec<Limit>>>,
+    /// Steps that delete what can be built again.
+    pub(super) D1: Option<Located<Vec<Limit>>>,
+    /// Steps that delete data.
+    pub(super) D2: Option<Located<Vec<Limit>>>,
+    /// Everything that changes a host.
+    pub(super) all: Option<Located<Vec<Limit>>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[allow(non_snake_case, reason = "the classes are written so")]
+pub(super) struct OnLossFile {
+    /// Steps that only observe: these never ask.
+    #[schemars(extend("default" = "allow"))]
+    pub(super) S0: Option<Alone>,
+    /// Steps without impact.
+    #[schemars(extend("default" = "allow"))]
+    pub(super) S1: Option<Alone>,
+    /// Steps that interrupt a service.
+    #[schemars(extend("default" = "local"))]
+    pub(super) S2: Option<Alone>,
+    /// Steps that delete what can be built again.
+    #[schemars(extend("default" = "local"))]
+    pub(super) D1: Option<Alone>,
+    /// Steps that delete data.
+    #[schemars(extend("default" = "deny"))]
+    pub(super) D2: Option<Alone>,
+}
+
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApiFile {
@@ -403,6 +513,9 @@ pub(super) struct RuleFile {
     /// What Prometheus must say for it to act.
     #[serde(default)]
     pub(super) gates: Vec<Located<GateFile>>,
+    /// Whether the budgets and the pace of the fleet hold for it; a rule about Redis, which keeps them, must say `local`.
+    #[schemars(extend("default" = "fleet"))]
+    pub(super) budget: Option<BudgetFile>,
     /// Tried in this order until the problem is gone, each followed by a look at the host.
     #[schemars(extend("minItems" = 1))]
     pub(super) steps: Located<Vec<Located<Step>>>,

@@ -6,7 +6,7 @@ use evenkeel_host::config::{ConfigError, Located, PromDuration, Ratio};
 
 use super::{
     Checker,
-    file::{BreakerFile, NeededFile, Policy, RuleFile, TargetFile, VerifyFile, WindowFile},
+    file::{BreakerFile, BudgetFile, NeededFile, Policy, RuleFile, TargetFile, VerifyFile, WindowFile},
     read_limits,
 };
 use crate::{
@@ -74,6 +74,7 @@ impl<'a> RuleChecker<'a> {
             restraint,
             hours,
             gates,
+            shares: file.budget != Some(BudgetFile::Local),
             steps: evidence_first(file.steps.value.into_iter().map(|step| step.value).collect()),
             verify,
         };

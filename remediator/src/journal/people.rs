@@ -12,8 +12,12 @@ use super::{
 };
 use crate::{
     clock::Moment,
+    fleet::ledger::FleetPause,
     text::{printable, printable_lines},
 };
+
+/// By so much the end of the fleet's pause may differ between two times that it was heard of.
+const FLEET_SLACK: Duration = Duration::from_secs(5);
 
 impl Journal {
     /// Nothing that acts is begun any more: for so long, or until [`Journal::resume`].
@@ -54,6 +58,15 @@ impl Journal {
             Ok(ended)
         })
         .await
+    }
+
+    /// The pause of the whole fleet as it was heard of last: in force here until another word is heard, also while nobody
+    /// can be asked. Answers whether that is news.
+    ///
+    /// # Errors
+    /// When it is not on disk.
+    pub async fn pause_by_fleet(&self, pause: Option<FleetPause>, now: Moment) -> Result<bool, Error> {
+        self.change(move |db| pause_by_fleet(db, pause, &now)).await
     }
 
     /// Asks people for their approval of what they are `shown`, and writes to them, unless they have been asked already.
@@ -189,6 +202,33 @@ impl Reader {
             rows.query_map(params![most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         Ok(commands.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+fn pause_by_fleet(db: &Connection, pause: Option<FleetPause>, now: &Moment) -> rusqlite::Result<bool> {
+    let known = halt(db, HaltKind::FleetPause, &query::on_timeline(db, now)?)?;
+    let Some(pause) = pause else {
+        if let Some(known) = &known {
+            execute(db, "DELETE FROM halt WHERE what = ?1", params![HaltKind::FleetPause.as_str()])?;
+            command(db, now, &known.author, "fleet resume", "")?;
+        }
+        return Ok(known.is_some());
+    };
+    // Heard of at each heartbeat: the same one again is no news, and its end moves only with the time that hearing takes.
+    let is_same = known.is_some_and(|known| {
+        let close = |a: Duration, b: Duration| a.abs_diff(b) < FLEET_SLACK;
+        let ends_alike = match (known.left, pause.left) {
+            (Some(known), Some(heard)) => close(known, heard),
+            (None, None) => true,
+            _ => false,
+        };
+        (&known.author, &known.reason) == (&pause.author, &pause.reason) && ends_alike
+    });
+    if !is_same {
+        note_counted(db, now)?;
+        set_halt(db, HaltKind::FleetPause, &pause.reason, &pause.author, pause.left, now)?;
+        command(db, now, &pause.author, "fleet pause", &pause.reason)?;
+    }
+    Ok(!is_same)
 }
 
 fn command(db: &Connection, now: &Moment, author: &str, what: &str, detail: &str) -> rusqlite::Result<()> {

@@ -198,7 +198,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn halts(&self, now: &Moment) -> Result<Vec<Halt>, Error> {
-        let halts = [HaltKind::Pause, HaltKind::Storm].map(|what| people::halt(&self.db, what, now));
+        let halts = HaltKind::ALL.map(|what| people::halt(&self.db, what, now));
         Ok(halts.into_iter().filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?)
     }
 

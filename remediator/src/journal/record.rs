@@ -368,14 +368,28 @@ pub enum HaltKind {
     Pause,
     /// Too many targets are in need at once.
     Storm,
+    /// A person has stopped the whole fleet: as it was heard of last.
+    FleetPause,
 }
 
 impl HaltKind {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Pause, Self::Storm, Self::FleetPause];
+
     /// As stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
             Self::Storm => "storm",
+            Self::FleetPause => "fleet_pause",
+        }
+    }
+
+    /// The command that ends it.
+    pub fn ended_by(self) -> &'static str {
+        match self {
+            Self::Pause | Self::Storm => "evenkeel-remediator resume",
+            Self::FleetPause => "evenkeel-remediator resume --fleet",
         }
     }
 }

@@ -105,11 +105,17 @@ pub(super) fn decide(
 
 /// A pause holds everything that acts; a storm what begins to interrupt services.
 fn halted(db: &Connection, question: &Question, now: &Moment) -> rusqlite::Result<Option<Refusal>> {
+    // Without an end it is worth asking again tomorrow.
+    let tomorrow = Duration::from_secs(86_400);
     if let Some(pause) = people::halt(db, HaltKind::Pause, now)? {
         let detail = format!("paused by {}: {}", pause.author, pause.reason);
-        // Without an end it is worth asking again tomorrow.
-        let wait = pause.left.unwrap_or(Duration::from_secs(86_400));
+        let wait = pause.left.unwrap_or(tomorrow);
         return Ok(Some(Refusal { reason: Reason::Paused, scope: "host", detail, wait }));
+    }
+    if let Some(pause) = people::halt(db, HaltKind::FleetPause, now)? {
+        let detail = format!("the fleet is paused by {}: {}", pause.author, pause.reason);
+        let wait = pause.left.unwrap_or(tomorrow);
+        return Ok(Some(Refusal { reason: Reason::FleetPaused, scope: "fleet", detail, wait }));
     }
     if !is_impact(question) {
         return Ok(None);

@@ -34,6 +34,14 @@ impl Journal {
         self.try_change(move |db| accept(db, &alerts, most, &now)).await
     }
 
+    /// Whether any remediation has no outcome yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn is_any_open(&self, now: Moment) -> Result<bool, Error> {
+        Ok(!self.open_targets(now).await?.is_empty())
+    }
+
     /// The numbers of the remediations that have no outcome yet, with their rules and targets. Notes where the wall clock stands.
     ///
     /// # Errors

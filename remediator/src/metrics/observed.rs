@@ -25,7 +25,7 @@ pub fn observed(config: &Config, reader: &Reader, clock: &Clock) -> Result<Block
     let mut families = rules(config, reader, &now)?;
     families.push(budgets(config, reader, &now)?);
     families.extend(queue(reader, wall_ms)?);
-    families.extend(halts(reader, &now)?);
+    families.extend(halts(reader, &now, config.fleet.is_some())?);
     families.push(loss(reader)?);
     families.push(
         Values::gauge("evenkeel_remediator_build_info", "What this remediator was built from").with(
@@ -123,10 +123,10 @@ fn queue(reader: &Reader, wall_ms: i64) -> Result<[Values; 2], Error> {
 }
 
 /// What keeps anything from being begun.
-fn halts(reader: &Reader, now: &Moment) -> Result<[Values; 2], Error> {
+fn halts(reader: &Reader, now: &Moment, has_fleet: bool) -> Result<Vec<Values>, Error> {
     let halts = reader.halts(now)?;
     let is = |what| f64::from(u8::from(halts.iter().any(|halt| halt.what == what)));
-    Ok([
+    let mut families = vec![
         Values::gauge("evenkeel_remediator_paused", "Whether a person has stopped everything")
             .with(&[], is(HaltKind::Pause)),
         Values::gauge(
@@ -134,7 +134,17 @@ fn halts(reader: &Reader, now: &Moment) -> Result<[Values; 2], Error> {
             "Whether so many targets are in need at once that no service is touched",
         )
         .with(&[], is(HaltKind::Storm)),
-    ])
+    ];
+    if has_fleet {
+        families.push(
+            Values::gauge(
+                "evenkeel_remediator_fleet_paused",
+                "Whether a person has stopped the whole fleet, as this host heard of it last",
+            )
+            .with(&[], is(HaltKind::FleetPause)),
+        );
+    }
+    Ok(families)
 }
 
 fn loss(reader: &Reader) -> Result<Values, Error> {

@@ -147,6 +147,7 @@ fn halted(halt: &Halt, now_ms: i64) -> Cell {
     let what = match halt.what {
         HaltKind::Pause => format!("Paused by {}", text(&halt.author)),
         HaltKind::Storm => "Storm: no service is touched".to_owned(),
+        HaltKind::FleetPause => format!("The fleet is paused by {}", text(&halt.author)),
     };
     let until = halt.left.map_or_else(
         || "until somebody resumes".to_owned(),
@@ -159,6 +160,6 @@ fn halted(halt: &Halt, now_ms: i64) -> Cell {
         "<strong>{what}</strong>: {}. Since {}, {until}. {} ends it.",
         text(&halt.reason),
         time(halt.since_wall_ms, now_ms),
-        code("evenkeel-remediator resume")
+        code(halt.what.ended_by())
     )
 }

@@ -247,6 +247,8 @@ fn busy(config: &Config) -> Facts {
 fn daemon() -> Daemon {
     let started = Moment { wall_ms: NOW - 180 * MINUTE, boot_ms: 0, boot_id: String::new() };
     Daemon {
+        role: None,
+        fleet: None,
         version: "1.2.3".to_owned(),
         revision: "abc".to_owned(),
         started,

@@ -62,7 +62,7 @@ impl Walker {
     pub(super) async fn wait(&self, remediation: &Record, refusal: &Refusal) -> Result<Option<Next>, Error> {
         let now = self.clock.now();
         let again = match refusal.reason {
-            Reason::Limited if refusal.wait <= WAIT_MAX => refusal.wait,
+            Reason::Limited | Reason::FleetLimited if refusal.wait <= WAIT_MAX => refusal.wait,
             // Until everything that came at once has been looked at.
             Reason::Storm if refusal.wait <= LOOK_AGAIN => refusal.wait,
             reason

@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use evenkeel_host::config::format_bytes;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Next, Walker, approval::Leave};
+use super::{Next, Walker, approval::Leave, room::Room};
 use crate::{
     actions::{Check, Done, Failure, Job, Step},
     admission::{Reason, Refusal},
     assess::{Planned, Sight, record},
-    journal::{Admission, End, Error, Letter, Record, Request, Shown, StepRecord, StepState},
-    notify::{Notice, Occasion},
+    journal::{End, Error, Record, Shown, StepRecord, StepState},
     observe::Observation,
     outcome::Outcome,
     policy::Class,
@@ -136,7 +135,7 @@ impl Walker {
         }
         // What only observes is limited too: a flapping alert must not flood whoever is told.
         if !rule.acts()
-            && let Admission::Refused(refusal) = self.reserve(id, rule, None, &sight, true).await?
+            && let Err(refusal) = self.reserve(id, rule, None, &sight, true).await?
         {
             return self.refused(remediation, rule, refusal, &sight.seen).await;
         }
@@ -196,29 +195,25 @@ impl Walker {
                 self.skip(id, position, step, &sight.target, reason, detail.to_owned()).await?;
                 continue;
             }
-            let admission = self.reserve(id, rule, Some((position, step)), &sight, !way.acted).await?;
-            let reserved = match admission {
-                Admission::Admitted(reserved) => reserved,
-                Admission::Refused(refusal) => {
+            let reserved = self.reserve(id, rule, Some((position, step)), &sight, !way.acted).await?;
+            if self.stop.is_cancelled() {
+                if let Ok(room) = reserved {
+                    self.give_back(id, &room).await?;
+                }
+                return Ok(Next::Left);
+            }
+            let before = sight.seen.clone();
+            let done = match reserved {
+                Ok(room) => self.act(id, &room, position, step, &job).await?,
+                Err(refusal) => Err(refusal),
+            };
+            let record = match done {
+                Ok(record) => record,
+                Err(refusal) => {
                     match self
                         .held_back(remediation, rule, (position, step), refusal, &sight, &mut way)
                         .await?
                     {
-                        Some(next) => return Ok(next),
-                        None => break,
-                    }
-                }
-            };
-            if self.stop.is_cancelled() {
-                self.journal.release(id, reserved).await?;
-                return Ok(Next::Left);
-            }
-            let before = sight.seen.clone();
-            let record = match self.act(id, reserved, position, step, &job).await? {
-                Ok(record) => record,
-                Err(busy) => {
-                    self.metrics.decision(&rule.name, "refused", busy.reason.as_str());
-                    match self.held_back(remediation, rule, (position, step), busy, &sight, &mut way).await? {
                         Some(next) => return Ok(next),
                         None => break,
                     }
@@ -313,124 +308,30 @@ impl Walker {
         self.journal.next_step(id, position + 1).await
     }
 
-    async fn reserve(
-        &self,
-        id: i64,
-        rule: &Rule,
-        step: Option<(usize, &Step)>,
-        sight: &Sight,
-        first: bool,
-    ) -> Result<Admission, Error> {
-        let class = step.map_or(Class::S0, |(_, step)| step.0.class());
-        let gates = self.gates(rule, class).await;
-        let admission = match gates {
-            Err(refusal) => Admission::Refused(refusal),
-            Ok(()) => {
-                let question = self.assessor.question(id, rule, sight, class, first);
-                let record = |(position, step)| record(position, step, &sight.target, StepState::Reserved);
-                self.journal
-                    .reserve(Request {
-                        on_storm: self.storm_letters(id, rule, sight),
-                        question,
-                        step: step.map(record),
-                        now: self.clock.now(),
-                    })
-                    .await?
-            }
-        };
-        match &admission {
-            Admission::Admitted(_) => self.metrics.decision(&rule.name, "admitted", "none"),
-            Admission::Refused(Refusal { reason, .. }) => {
-                self.metrics.decision(&rule.name, "refused", reason.as_str());
-            }
-        }
-        Ok(admission)
-    }
-
-    /// Whether a first step of this class would be refused now. Counts nothing.
-    pub(super) async fn refusal(
-        &self,
-        id: i64,
-        rule: &Rule,
-        sight: &Sight,
-        class: Class,
-    ) -> Result<Option<Refusal>, Error> {
-        let now = self.clock.now();
-        if let Err(refusal) = self.gates(rule, class).await {
-            return Ok(Some(refusal));
-        }
-        let question = self.assessor.question(id, rule, sight, class, true);
-        Ok(self.journal.would_admit(question, now).await?.err())
-    }
-
-    /// Why none of the steps from `position` on that act would be admitted now, by the first of them.
-    async fn nothing_may_begin(
-        &self,
-        id: i64,
-        rule: &Rule,
-        sight: &Sight,
-        position: usize,
-    ) -> Result<Option<Refusal>, Error> {
-        let classes =
-            rule.steps.iter().skip(position).map(|step| step.0.class()).filter(|class| class.acts());
-        let mut asked = Vec::new();
-        let mut first = None;
-        for class in classes {
-            if asked.contains(&class) {
-                continue;
-            }
-            asked.push(class);
-            match self.refusal(id, rule, sight, class).await? {
-                None => return Ok(None),
-                Some(refusal) => first = first.or(Some(refusal)),
-            }
-        }
-        Ok(first)
-    }
-
-    /// What is told when this is the target that makes it a storm.
-    fn storm_letters(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<Letter> {
-        let storm = &self.assessor.config.storm;
-        let seconds = storm.within.as_secs();
-        self.assessor.notifier.letters(&Notice {
-            id,
-            rule: rule.name.clone(),
-            kind: sight.target.kind().as_str().to_owned(),
-            target: sight.target.name().to_owned(),
-            occasion: Occasion::Storm,
-            reason: Occasion::Storm.as_str().to_owned(),
-            summary: format!(
-                "more than {} targets needed a restart or the like within {seconds} s: no service is touched until it has been calm for {} s",
-                storm.targets,
-                storm.hold.as_secs()
-            ),
-            before: Some(sight.seen.summary()),
-            after: None,
-            cure: None,
-            steps: Vec::new(),
-            since_wall_ms: None,
-            next_allowed_wall_ms: None,
-            expires_wall_ms: None,
-        })
-    }
-
-    /// Calls the action, between two durable marks, and measures what it freed. Where the host is busy with something
-    /// that excludes it, nothing was done, and the start is given back.
+    /// Calls the action, between two durable marks, and measures what it freed. Where the fleet's lease is gone by now, or
+    /// the host is busy with something that excludes it, nothing was done, and the start is given back.
     async fn act(
         &self,
         id: i64,
-        reserved: i64,
+        room: &Room,
         position: usize,
         step: &Step,
         job: &Job,
     ) -> Result<Result<StepRecord, Refusal>, Error> {
-        self.journal.running(id, reserved, self.clock.now()).await?;
+        if let Err(refusal) = self.confirm(room).await {
+            self.give_back(id, room).await?;
+            self.metrics.decision(&job.rule, "refused", refusal.reason.as_str());
+            return Ok(Err(refusal));
+        }
+        self.journal.running(id, room.step, self.clock.now()).await?;
         let started = Instant::now();
         let result = self.run(step, job).await;
         if let Err(Failure::Busy(detail)) = result {
-            self.journal.release(id, reserved).await?;
+            self.give_back(id, room).await?;
             let detail = format!("{}: {detail}", step.0.name());
-            return Ok(Err(Refusal { reason: Reason::Busy, scope: "host", detail, wait: BUSY_PAUSE }));
+            let busy = Refusal { reason: Reason::Busy, scope: "host", detail, wait: BUSY_PAUSE };
+            self.metrics.decision(&job.rule, "refused", busy.reason.as_str());
+            return Ok(Err(busy));
         }
         self.metrics.step_took(step.0.name(), started.elapsed());
         let mut record = record(position, step, &job.target, StepState::Done);
@@ -439,7 +340,7 @@ impl Walker {
         self.metrics.freed(step.0.name(), record.claimed_freed_bytes, record.measured_freed_bytes);
         tracing::info!(id, rule = job.rule, target = %job.target, action = step.0.name(), state = record.state.as_str(),
             detail = record.detail.as_deref().unwrap_or(""), "step ended");
-        self.journal.verifying(id, reserved, record.clone(), self.clock.now()).await?;
+        self.journal.verifying(id, room.step, record.clone(), self.clock.now()).await?;
         Ok(Ok(record))
     }
 

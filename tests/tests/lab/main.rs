@@ -23,6 +23,9 @@ mod exported_containers;
 mod exported_units;
 mod facts;
 mod first_config;
+mod fleet;
+mod fleet_ledger;
+mod fleet_redis;
 mod full_disk;
 mod generated;
 mod golden;
@@ -71,6 +74,8 @@ fn main() {
         packaged::trials(),
         deb::trials(),
         snapshot::trials(),
+        fleet::trials(),
+        fleet_redis::trials(),
         drill::trials(),
         hardened_host::trials(),
         clean_state::trials(),
@@ -106,6 +111,7 @@ fn main() {
         metrics::trials(),
         parity::trials(),
         redis_ways::trials(),
+        fleet_ledger::trials(),
         full_disk::trials(),
         generated::trials(),
         itself::trials(),

@@ -24,6 +24,9 @@ const LIST: &str = include_str!("../../golden/metric-names.txt");
 /// What is ours; the rest of the list is Prometheus' and Alertmanager's own.
 const OURS: &str = "evenkeel_";
 
+/// Those of a fleet; fleet.rs looks at them.
+const THE_FLEETS: &str = "evenkeel_remediator_fleet_";
+
 /// The exporter's, which the golden exposition cannot show; expectations.rs looks at it.
 const THE_EXPORTERS: &str = "evenkeel_environment_expected";
 
@@ -64,6 +67,7 @@ async fn those_on_the_list() -> Result<()> {
         let missing: Vec<&str> = LIST
             .lines()
             .filter(|line| line.starts_with(OURS) && !line.starts_with(THE_EXPORTERS))
+            .filter(|line| !line.starts_with(THE_FLEETS))
             .filter(|line| {
                 let mut words = line.split_whitespace();
                 let name = words.next().unwrap_or_default();

@@ -12,8 +12,12 @@ use evenkeel_remediator::{
     api::{Fault, prometheus::Exporter},
     clock::Clock,
     config,
+    fleet::{
+        settings::Role,
+        view::{Backlog, Budget, View},
+    },
     journal::{Journal, Reader},
-    metrics::{Metrics, observed},
+    metrics::{Metrics, observed, of_fleet},
     notify::Delivery,
     outcome::Outcome,
     pipeline::Report,
@@ -27,10 +31,11 @@ const GOLDEN: &str = include_str!("../../golden/exporter.prom");
 const LISTED: &str = include_str!("../../golden/metric-names.txt");
 const EXAMPLE: &str = include_str!("../../../packaging/remediator.yml");
 
-/// Gauges that neither shows, with the source that describes them: one takes processes that may be looked into, the other a
-/// repair that has ended.
+/// Gauges that neither shows, with the source that describes them: they take processes that may be looked into, a fleet, and
+/// a repair that has ended.
 const FROM_SOURCES: &[(&str, &str)] = &[
     ("evenkeel_environment_expected", include_str!("../../../exporter/src/collectors/environment.rs")),
+    ("evenkeel_remediator_fleet_paused", include_str!("../../../remediator/src/metrics/observed.rs")),
     (
         "evenkeel_remediator_last_end_timestamp_seconds",
         include_str!("../../../remediator/src/metrics/observed.rs"),
@@ -146,6 +151,7 @@ fn remediator() -> String {
     metrics.asked("prometheus", None::<&Fault>);
     metrics.exporter(Some(Exporter::Up));
     metrics.pipeline(Some(&Report::default()));
+    metrics.fleet.begin(Role::Both);
     let clock = Clock::default();
     // Makes the state; what is asked of it is read beside.
     let _journal = Journal::open_in(config.places(), clock.clone()).expect("the state can be made");
@@ -153,7 +159,13 @@ fn remediator() -> String {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let known = observed(&config, &reader, &clock).expect("the state can be read");
-    text(&Block::of_registry(&registry)) + &text(&known)
+    text(&Block::of_registry(&registry)) + &text(&known) + &text(&of_fleet(&fleet()))
+}
+
+/// What a gateway has seen of a fleet.
+fn fleet() -> View {
+    let budget = Budget { scope: "fleet".to_owned(), count: 1, window_ms: 1000, used: 0, wait_ms: 0 };
+    View { budgets: vec![budget], backlog: Some(Backlog::default()), ..View::default() }
 }
 
 /// What both publish where there is a web configuration file.

@@ -478,6 +478,7 @@ impl Bench {
             pace: Duration::from_secs(1),
             settle: Duration::from_secs(10),
             stop: CancellationToken::new(),
+            fleet: None,
         });
     }
 

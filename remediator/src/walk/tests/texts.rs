@@ -58,6 +58,8 @@ fn daemon(now: &Moment) -> Daemon {
     let started =
         Moment { wall_ms: now.wall_ms - hour, boot_ms: now.boot_ms - hour, boot_id: now.boot_id.clone() };
     Daemon {
+        role: None,
+        fleet: None,
         version: "1.2.3".to_owned(),
         revision: "abcdef0".to_owned(),
         reload: Reload { succeeded: true, at_ms: started.wall_ms },

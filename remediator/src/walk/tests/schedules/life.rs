@@ -189,6 +189,7 @@ impl Stage {
             pace: Duration::from_secs(2),
             settle: Duration::from_secs(10),
             stop: stop.clone(),
+            fleet: None,
         };
         let (live, watched) = watch::channel(config.clone());
         let bell = Bell::default();
