@@ -35,6 +35,7 @@ struct Inner {
     acts: AtomicBool,
     routes: AtomicBool,
     up: Gauge,
+    gateway: Gauge,
     faults: Family<Labels, Counter>,
     routed: Family<Labels, Counter>,
     entries: Family<Labels, Counter>,
@@ -51,6 +52,7 @@ impl FleetMetrics {
         let this = &self.0;
         this.acts.store(role.acts(), Ordering::Relaxed);
         this.routes.store(role.routes(), Ordering::Relaxed);
+        this.gateway.set(i64::from(role.routes()));
         for kind in Kind::ALL {
             drop(this.faults.get_or_create(&vec![("reason", kind.as_str().to_owned())]));
         }
@@ -124,6 +126,11 @@ impl FleetMetrics {
             "fleet_up",
             "Whether the fleet's Redis answered the last question",
             this.up.clone(),
+        );
+        registry.register(
+            "fleet_gateway",
+            "Whether this passes alerts on to other hosts",
+            this.gateway.clone(),
         );
         registry.register(
             "fleet_faults",
