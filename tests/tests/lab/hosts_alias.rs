@@ -114,6 +114,19 @@ async fn gives_and_takes_away() -> Result<()> {
     let (inode, rest) = about.split_once(' ').context("an inode")?;
     ensure!(now.ends_with(rest) && !now.starts_with(inode), "{about} became {now}");
 
+    // A line that nobody looks at does not help, and goes again.
+    at.cli(&["trigger", "hosts-alias-away", NAME]).await?;
+    wait_for("the line to be gone", SOON, async || {
+        ensure!(host.exec(&["cat", HOSTS]).await? == own, "{}", host.exec(&["cat", HOSTS]).await?);
+        Ok(())
+    })
+    .await?;
+    host.exec(&["sed", "-i", "s/^hosts:.*/hosts: dns/", "/etc/nsswitch.conf"]).await?;
+    let record = unresolved(&at, NAME, &mut last).await?;
+    ensure!(record["outcome"] == "failed", "{record:#}");
+    ensure!(record["steps"].to_string().contains("it did not help: "), "{record:#}");
+    ensure!(host.exec(&["cat", HOSTS]).await? == own, "the line is still there");
+
     // What somebody else wrote there is theirs.
     let before = at.bytes(HOSTS).await?;
     ended(&unresolved(&at, OTHER, &mut last).await?, "blocked", "named_otherwise")?;

@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("stale_references_are_removed_when_a_person_approves", removed_when_a_person_approves),
         trial("stale_references_that_are_not_ours_stay", what_is_not_ours_stays),
+        trial("stale_references_are_put_back_when_it_does_not_end_well", put_back_when_it_does_not_end_well),
     ]
 }
 
@@ -174,6 +175,64 @@ async fn try_it(at: &Installed, before: &mut Option<Value>, outcome: &str, reaso
     ended(&record, outcome, reason)?;
     *before = Some(record["id"].clone());
     Ok(record)
+}
+
+/// Without the name systemd takes a unit no longer, and reads its files only when /run/slow is gone.
+const GENERATOR: &str = "#!/bin/sh
+while test -e /run/slow; do sleep 0.1; done
+grep -q quantum-ai-engine /etc/systemd/system/quantum-clm.service && exit 0
+test -e /run/bad || exit 0
+mkdir -p $1/quantum-clm.service.d
+printf '[Service]\\nExecStart=\\n' >$1/quantum-clm.service.d/bad.conf
+";
+
+async fn put_back_when_it_does_not_end_well() -> Result<()> {
+    let at = Installed::start(&rules("auto"), EXPORTER).await?;
+    let host = &at.host;
+    host.write_file(TARGET, TARGET_TEXT).await?;
+    host.write_file(CLM, CLM_TEXT).await?;
+    let generator = "/etc/systemd/system-generators/quantum";
+    host.exec(&["mkdir", "-p", "/etc/systemd/system-generators"]).await?;
+    host.write_file(generator, GENERATOR).await?;
+    host.exec(&["chmod", "755", generator]).await?;
+    host.exec(&["touch", "/run/bad"]).await?;
+    host.systemctl(&["daemon-reload"]).await?;
+    let as_it_was = async |record: &Value, words: &str| -> Result<()> {
+        ensure!(record["outcome"] == "failed", "{record:#}");
+        let steps = record["steps"].to_string();
+        ensure!(steps.contains(words), "no {words:?} in {record:#}");
+        ensure!(host.exec(&["cat", CLM]).await? == CLM_TEXT.trim_end(), "{CLM} was changed");
+        ensure!(host.exec(&["cat", TARGET]).await? == TARGET_TEXT.trim_end(), "{TARGET} was changed");
+        ensure!(host.property("quantum-clm.service", "LoadState").await? == "loaded");
+        ensure!(host.property("quantum-clm.service", "NeedDaemonReload").await? == "no");
+        host.exec(&["sh", "-c", "! test -e /var/lib/evenkeel/backups/*.begun.json"]).await.map(drop)
+    };
+
+    // A unit that no longer loads.
+    at.alert("SystemdStaleReference", json!({"name": "x", "reference": GONE})).await?;
+    let bad = at.record(RULE, "ended", None).await?;
+    as_it_was(&bad, "quantum-clm.service is bad-setting since; the files are as they were").await?;
+
+    // The helper is killed when the files are changed and systemd has not read them.
+    host.exec(&["rm", "/run/bad"]).await?;
+    host.exec(&["touch", "/run/slow"]).await?;
+    at.alert("SystemdStaleReference", json!({"name": "x", "reference": GONE})).await?;
+    wait_for("the files to be changed", SOON, async || {
+        let left = host.exec(&["sh", "-c", &format!("grep -l {GONE} {CLM} {TARGET} || true")]).await?;
+        ensure!(left.is_empty(), "{left} names it");
+        Ok(())
+    })
+    .await?;
+    // systemd itself is at it, and could not be asked.
+    let kill = "for one in /proc/[0-9]*; do
+         grep -qa 'helper.unit-remove-referenc[e]' $one/cmdline && kill -KILL ${one#/proc/}
+     done; rm /run/slow";
+    host.exec(&["sh", "-c", kill]).await?;
+    let killed = at.record(RULE, "ended", Some(&bad["id"])).await?;
+    as_it_was(&killed, "it was interrupted; every file is as it was before (2 taken back)").await?;
+
+    // And the next one is none the worse for it.
+    try_it(&at, &mut Some(killed["id"].clone()), "succeeded", "verified").await.map(drop)
 }
 
 async fn what_is_not_ours_stays() -> Result<()> {
