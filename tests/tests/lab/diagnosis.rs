@@ -58,7 +58,7 @@ const SERVICES: &[(&str, &str, &str, &str)] = &[
 ];
 
 const REMEDIATOR: &str = r#"
-policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, storm: {targets: 1000}, mode: auto}
+policy: {gates: {grace: 0s, engine_grace: 0s, load: 1000, package_manager: false}, storm: {targets: 1000}, mode: auto, limits: {S2: [50/1h]}}
 rules:
   - name: unit-failed
     match: ['alertname="SystemdUnitFailed"']
@@ -178,12 +178,15 @@ async fn a_loop_is_reported(at: &ClosedLoop, host: &SystemdHost) -> Result<()> {
 /// The document's own fix, as a drop-in. Only then is the service restarted, and runs.
 async fn cured_is_restarted(at: &ClosedLoop, host: &SystemdHost, unit: &str, text: &str) -> Result<()> {
     let folder = format!("/etc/systemd/system/{unit}.d");
+    // Nothing is looked at while the cure is half made.
+    at.remediator.cli(&["pause", "--reason", "a cure"]).await?;
     // The lab's /etc is its own copy, which the remediator sees: there the file is as young as on the host.
     fs::create_dir_all(&folder)?;
     fs::write(format!("{folder}/cure.conf"), text)?;
     host.exec(&["mkdir", "-p", &folder]).await?;
     host.write_file(&format!("{folder}/cure.conf"), text).await?;
     host.systemctl(&["daemon-reload"]).await?;
+    at.remediator.cli(&["resume"]).await?;
     let record = at
         .remediation("the restart after the cure", ("unit-failed", unit), |one| one["outcome"] == "succeeded")
         .await?;
