@@ -195,6 +195,18 @@ async fn the_deletion_policy_holds_at_admission_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_held_a_step_back_is_told_before_what_another_had_nothing_to_do() {
+    let mut bench = Bench::new(&[disk_rule("disk", "")]);
+    let nothing = Check::Skip("nothing_to_delete", "3 in use".to_owned());
+    let images = bench.fake("images", Class::D1, Does::Nothing).checked(nothing);
+    let cache = bench.fake("cache", Class::D2, Does::Leave(0.5));
+    bench.config.deletion = crate::policy::Deletion::Cache;
+    bench.steps("disk", [images, cache]);
+    bench.world.show(DISK, disk(0.9));
+    assert_eq!(ended(&bench.heal("disk", DISK).await), (Outcome::Blocked, "policy"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_second_step_helps_when_the_first_did_not() {
     let skip = Check::Skip("not_failed", "it is not".to_owned());
     for (first, check, expected) in [
