@@ -98,7 +98,7 @@ schedules ?= 100000
 
 .PHONY: test-long
 test-long: ## the remediator through random schedules of alerts, deaths and clocks; schedules=100000
-	SCHEDULES=$(schedules) $(cargo) test --package evenkeel-remediator --lib -- schedules:: --nocapture
+	SCHEDULES=$(schedules) $(cargo) test --release --package evenkeel-remediator --lib -- schedules:: --nocapture
 
 # As long as this for each parser. `make unit` gives them a second each.
 fuzz_seconds ?= 20
