@@ -184,7 +184,7 @@ pub struct Notice {
     pub id: i64,
     /// The rule's name.
     pub rule: String,
-    /// filesystem, unit, container or host.
+    /// filesystem, unit, container, hostname or host.
     pub kind: String,
     /// Its name.
     pub target: String,

@@ -155,25 +155,17 @@ impl Walker {
     fn storm_letters(&self, id: i64, rule: &Rule, sight: &Sight) -> Vec<Letter> {
         let storm = &self.assessor.config.storm;
         let seconds = storm.within.as_secs();
+        let summary = format!(
+            "more than {} targets needed a restart or the like within {seconds} s: no service is touched until it has been calm for {} s",
+            storm.targets,
+            storm.hold.as_secs()
+        );
         self.assessor.notifier.letters(&Notice {
             id,
             rule: rule.name.clone(),
             kind: sight.target.kind().as_str().to_owned(),
-            target: sight.target.name().to_owned(),
-            occasion: Occasion::Storm,
-            reason: Occasion::Storm.as_str().to_owned(),
-            summary: format!(
-                "more than {} targets needed a restart or the like within {seconds} s: no service is touched until it has been calm for {} s",
-                storm.targets,
-                storm.hold.as_secs()
-            ),
             before: Some(sight.seen.summary()),
-            after: None,
-            cure: None,
-            steps: Vec::new(),
-            since_wall_ms: None,
-            next_allowed_wall_ms: None,
-            expires_wall_ms: None,
+            ..Notice::of_host(sight.target.name(), Occasion::Storm, summary)
         })
     }
 }

@@ -117,6 +117,10 @@ async fn both_work(host: &SystemdHost, version: &str) -> Result<()> {
         ensure!(user == package, "{unit} runs as {user}");
     }
     packaged::both_have_no_privileges(host).await?;
+    let beside = "cd /usr/share; for name in evenkeel-exporter evenkeel-remediator; do test -s man/man1/$name.1.gz; \
+                  test -s bash-completion/completions/$name; test -s zsh/vendor-completions/_$name; \
+                  test -s fish/vendor_completions.d/$name.fish; done";
+    host.exec(&["sh", "-ec", beside]).await.context("manual pages or completions")?;
     let page = wait_for("/metrics", SOON, async || page(host, 19847).await).await?;
     ensure!(page.value("systemd_up", &[]) == Some(1.0), "systemd_up {:?}", page.value("systemd_up", &[]));
     wait_for("the remediator", SOON, async || page_of_a_ready_remediator(host).await).await?;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task,
+    time::{Instant, sleep},
+};
 
 use super::{
     super::bench::disk,
@@ -44,10 +47,10 @@ pub(super) struct Entry {
 
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    /// A look at a thing under one of its names, and what it saw.
+    /// A look at a thing, by which walk, and what it saw.
     Looked {
         thing: &'static str,
-        name: String,
+        walk: Option<task::Id>,
         seen: Option<State>,
     },
     /// An action was called.
@@ -89,6 +92,8 @@ pub(super) struct Call {
     /// The name that it was called with.
     pub(super) target: String,
     pub(super) remediation: i64,
+    /// The walk that called it, when it did.
+    pub(super) walk: Option<task::Id>,
 }
 
 /// What is true of a thing.
@@ -351,12 +356,12 @@ impl Eyes for World {
                 if slowly {
                     sleep(SLOW).await;
                 }
-                self.note(What::Looked { thing, name: target.name().to_owned(), seen: None });
+                self.note(What::Looked { thing, walk: task::try_id(), seen: None });
                 return Err(Unseen(format!("{target} gave no answer")));
             }
             let mut inner = self.inner();
             let state = inner.things[thing];
-            inner.note(What::Looked { thing, name: target.name().to_owned(), seen: Some(state) });
+            inner.note(What::Looked { thing, walk: task::try_id(), seen: Some(state) });
             Ok(observation(thing, target.name(), state))
         })
     }
@@ -452,6 +457,7 @@ impl AtWork {
             class: hand.class,
             target: job.target.name().to_owned(),
             remediation: job.id,
+            walk: task::try_id(),
         }));
         if let Some(thing) = thing {
             if inner.busy.contains(&thing) {

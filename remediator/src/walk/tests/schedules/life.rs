@@ -306,6 +306,7 @@ impl Play<'_> {
                     class: step.class,
                     target: record.target,
                     remediation: record.id,
+                    walk: None,
                 }));
             }
         }
