@@ -217,7 +217,7 @@ impl Oracle<'_> {
         !changes && last.last() == Some(true)
     }
 
-    /// Before each call, the same process has looked and seen that it is needed: nothing is done blindly, nor by what
+    /// Before each call, the same walk has looked and seen that it is needed: nothing is done blindly, nor by what
     /// was seen before the last thing that was done.
     fn calls_are_looked_at_before(&self) -> Judged {
         let starts: BTreeSet<(u64, i64)> =
@@ -227,11 +227,14 @@ impl Oracle<'_> {
             let about = |what: &str| format!("at {} ms: {call:?} {what}", entry.at);
             let mut before = self.log[..index].iter().rev();
             let look = before.find_map(|earlier| match &earlier.what {
-                What::Looked { thing: looked, seen, .. } if Some(*looked) == thing => Some((earlier, *seen)),
+                What::Looked { thing: looked, walk, seen }
+                    if Some(*looked) == thing && *walk == call.walk =>
+                {
+                    Some((earlier, *seen))
+                }
                 _ => None,
             });
             let Some((look, seen)) = look else { return Err(about("without any look")) };
-            must(look.life == entry.life, || about("without a look since the process began"))?;
             must(entry.at - look.at < 1000, || about(&format!("by a look at {} ms", look.at)))?;
             let Some(seen) = seen else { return Err(about("although it could not be seen")) };
             let is_first = starts.contains(&(entry.at, call.remediation));
