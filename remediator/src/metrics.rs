@@ -31,8 +31,9 @@ use crate::{
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Seconds in which repairs end: a restart in one, a prune in minutes.
-const SECONDS: [f64; 11] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0];
+/// Seconds in which looks and repairs end: a look in milliseconds, a restart in one second, a prune in minutes.
+const SECONDS: [f64; 14] =
+    [0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0];
 
 fn histogram() -> Histogram {
     Histogram::new(SECONDS)

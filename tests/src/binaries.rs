@@ -124,6 +124,7 @@ pub struct Remediator {
     config: PathBuf,
     dir: PathBuf,
     around: Surroundings,
+    serve: &'static [&'static str],
 }
 
 impl Remediator {
@@ -133,9 +134,25 @@ impl Remediator {
     ///
     /// When it does not answer within 20 s.
     pub async fn start(dir: &Path, port: u16, config: &Path, around: &Surroundings) -> Result<Self> {
-        let mut process = Process::start("remediator", dir, Self::command(config, around, &["serve"])?)?;
+        Self::start_as(&["serve"], dir, port, config, around).await
+    }
+
+    /// The same, with flags: `serve` are the subcommand and those.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer within 20 s.
+    pub async fn start_as(
+        serve: &'static [&'static str],
+        dir: &Path,
+        port: u16,
+        config: &Path,
+        around: &Surroundings,
+    ) -> Result<Self> {
+        let mut process = Process::start("remediator", dir, Self::command(config, around, serve)?)?;
         answers("the remediator", &mut process, port).await?;
-        Ok(Self { process, port, config: config.to_owned(), dir: dir.to_owned(), around: around.clone() })
+        let (config, dir, around) = (config.to_owned(), dir.to_owned(), around.clone());
+        Ok(Self { process, port, config, dir, around, serve })
     }
 
     /// Its address.
@@ -194,7 +211,7 @@ impl Remediator {
     pub async fn restart(&mut self) -> Result<()> {
         self.process.stop()?;
         self.process =
-            Process::start("remediator", &self.dir, Self::command(&self.config, &self.around, &["serve"])?)?;
+            Process::start("remediator", &self.dir, Self::command(&self.config, &self.around, self.serve)?)?;
         answers("the remediator", &mut self.process, self.port).await
     }
 

@@ -3,6 +3,9 @@
 //!
 //! What is printed as seen, fired, delivered, acted and resolved is what the exporter, Prometheus,
 //! Alertmanager and the remediator's own history say; the table at the end is measured without them.
+//!
+//! The host is a fleet of one besides, gateway and agent at once over its own Redis, so that what many hosts share is
+//! at work and on the dashboards too.
 
 pub mod problem;
 pub mod report;
@@ -50,6 +53,12 @@ systemd: {watch: ["shop-*.service"]}
 redis: [{name: shop, url: "REDIS"}]
 resolve: [{host: localhost, expect: [127.0.0.1]}]
 expectations: {running: {"shop-*.service": {min: 1}}}
+"#;
+
+/// What makes the host a fleet of one, over its own Redis. All of such a fleet is in need when one service is.
+const FLEET: &str = r#"
+identity: {hosts: [demo]}
+fleet: {redis: {url: "REDIS"}, stop_above_unhealthy: 100%, limits: {S2: [30/1h], all: [100/24h]}}
 "#;
 
 /// The rules of `packaging/remediator.yml` in mode auto, with shorter holds, with room for the two restarts
@@ -108,10 +117,9 @@ async fn demo(stay: bool) -> Result<()> {
         alertmanagers: vec![free_port()?],
     };
     let dir = namespace::place("demo")?;
-    let configuration = configure(&dir, &host, &ports)?;
     let stack = step(
         "starting exporter, Prometheus, Alertmanager, and the remediator in mode auto, deletion cache",
-        Stack::start(&dir, &configuration, &ports, true, &host.surroundings()),
+        start(&dir, &host, &ports),
     )
     .await?;
     println!(
@@ -145,12 +153,21 @@ async fn demo(stay: bool) -> Result<()> {
     Ok(())
 }
 
+async fn start(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Stack> {
+    let configuration = configure(dir, host, ports)?;
+    let stack = Stack::start(dir, &configuration, ports, true, &host.surroundings()).await?;
+    // This Redis is new: nothing was started that it could have forgotten.
+    stack.remediator.cli(&["fleet", "trust-memory"]).await?;
+    Ok(stack)
+}
+
 /// The remediator's and the exporter's configuration.
 fn configure(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Configuration> {
     let configuration = Configuration {
         exporter: dir.join("exporter.yml"),
         remediator: dir.join("remediator.yml"),
         token: dir.join("webhook.token"),
+        serve: &["serve", "--role=both"],
     };
     fs::write(&configuration.token, "known inside the demo only")?;
     let redis = host.redis.url();
@@ -164,8 +181,8 @@ fn configure(dir: &Path, host: &PrivateHost, ports: &Ports) -> Result<Configurat
     if let Some(port) = ports.alertmanagers.first() {
         server += &format!("alertmanager: {{url: \"http://127.0.0.1:{port}\"}}\n");
     }
-    let rules = RULES.replace("DISK", &disk);
-    fs::write(&configuration.remediator, server + &rules)?;
+    let (fleet, rules) = (FLEET.replace("REDIS", &redis), RULES.replace("DISK", &disk));
+    fs::write(&configuration.remediator, server + &fleet + &rules)?;
     Ok(configuration)
 }
 

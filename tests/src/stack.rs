@@ -24,6 +24,8 @@ pub struct Configuration {
     pub remediator: PathBuf,
     /// The token that Alertmanager shows to the remediator.
     pub token: PathBuf,
+    /// The remediator's subcommand, and its flags.
+    pub serve: &'static [&'static str],
 }
 
 /// A running loop. Dropping it ends its programs.
@@ -63,7 +65,13 @@ impl Stack {
         let alertmanager_port = ports.alertmanagers.first().copied().unwrap_or(9093);
         let (exporter, remediator, alertmanager, prometheus) = tokio::try_join!(
             Exporter::start(dir, ports.exporter, Some(&configuration.exporter), around),
-            Remediator::start(dir, ports.remediator, &configuration.remediator, around),
+            Remediator::start_as(
+                configuration.serve,
+                dir,
+                ports.remediator,
+                &configuration.remediator,
+                around
+            ),
             Alertmanager::start_in(&alertmanager_dir, &files.alertmanager, alertmanager_port),
             Prometheus::start_in(&prometheus_dir, &files.prometheus, ports.prometheus),
         )?;

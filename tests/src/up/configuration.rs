@@ -40,6 +40,7 @@ pub async fn provide(
         exporter: dir.join("exporter.yml"),
         remediator: dir.join("remediator.yml"),
         token: dir.join("webhook.token"),
+        serve: &["serve"],
     };
     if !configuration.exporter.exists() {
         let found = generated("evenkeel-exporter", &[], around).await?;
