@@ -31,10 +31,10 @@ up: ## watch this host: exporter, remediator in plan mode, Prometheus, Alertmana
 	@exec $(lab) up
 
 .PHONY: demo
-demo: ## break a lab host's disk, service and container, and watch them heal (3 minutes); ARGS=--stay leaves it running
+demo: ## break a lab host's disk, service and container, and watch them heal (half a minute); ARGS=--stay leaves it running
 	@$(call need_root,demo)
 	@tests/fetch-tools.sh build
-	@tests/fetch-tools.sh lab
+	@tests/fetch-tools.sh host
 	@$(call build_binaries)
 	@exec $(lab) demo $(ARGS)
 
@@ -168,5 +168,6 @@ help: ## this list
 # ---- what the targets above have in common ------------------------------------------------------------
 
 need_root = [ "$$(id -u)" = 0 ] || { echo "make $(1) mounts disks and starts daemons of its own, which needs root: sudo make $(1)" >&2; exit 1; }
+# On a terminal cargo shows how far it is.
 build_binaries = echo "building evenkeel (the first time it takes some minutes)"; \
-	$(cargo) build --quiet --workspace --bins --features evenkeel-tests/lab
+	$(cargo) build $$([ -t 2 ] || echo --quiet) --workspace --bins --features evenkeel-tests/lab

@@ -4,9 +4,9 @@
 #
 #   tests/fetch-tools.sh build          a compiler and the pinned Rust toolchain
 #   tests/fetch-tools.sh up             Prometheus and Alertmanager
+#   tests/fetch-tools.sh host           these, and what a private host is made of: Docker, Redis, busybox, a systemd image
 #   tests/fetch-tools.sh deb            cargo-deb
-#   tests/fetch-tools.sh lab            all of these, node_exporter, redis_exporter, webhook, Docker, Redis, HAProxy,
-#                                       busybox, the systemd images
+#   tests/fetch-tools.sh lab            all of these, node_exporter, redis_exporter, webhook, HAProxy, further images
 #   tests/fetch-tools.sh image RELEASE  one more systemd image (for example trixie)
 #   tests/fetch-tools.sh engine RELEASE one more Docker engine, in a tree of its own
 #
@@ -397,6 +397,17 @@ image() { # image RELEASE: a minimal tree with systemd, a bus, polkit and Python
     rm -rf --one-file-system "$tree"
 }
 
+# What `make up` and `make demo` start: nobody who only wants to look should wait for what tests compare it with.
+host_tools() {
+    have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
+    have mkfs.ext4 || install mkfs.ext4 e2fsprogs
+    provide prometheus alertmanager engine redis busybox
+    local release
+    release=$(default_release)
+    image "$release"
+    ln -sfn "systemd-$release.tar" "$images/systemd.tar"
+}
+
 # ---- what it takes to build ------------------------------------------------------------------------
 
 build_tools() {
@@ -490,13 +501,11 @@ case ${1:-} in
 build) build_tools ;;
 up) provide prometheus alertmanager ;;
 deb) provide cargo_deb ;;
+host) host_tools ;;
 lab)
-    have mkfs.ext4 || PATH=$PATH:/usr/sbin:/sbin
-    have mkfs.ext4 || install mkfs.ext4 e2fsprogs
-    provide prometheus alertmanager engine redis exporters webhook busybox haproxy cargo_deb
+    host_tools
+    provide exporters webhook haproxy cargo_deb
     release=$(default_release)
-    image "$release"
-    ln -sfn "systemd-$release.tar" "$images/systemd.tar"
     # What is built here runs on this machine's release and newer ones.
     own=${VERSION_CODENAME:-$release}
     image "$own"
@@ -516,5 +525,5 @@ engine)
     [ -n "${2:-}" ] || fail "usage: tests/fetch-tools.sh engine RELEASE"
     engine "$2"
     ;;
-*) fail "usage: tests/fetch-tools.sh build|up|deb|lab|image RELEASE|engine RELEASE" ;;
+*) fail "usage: tests/fetch-tools.sh build|up|host|deb|lab|image RELEASE|engine RELEASE" ;;
 esac

@@ -56,7 +56,7 @@ pub fn main(dir: Option<&Path>) -> Result<()> {
 fn prepare() -> Result<World> {
     let world = if has_systemd_bus() || has_docker() { World::Machine } else { World::OpenLab };
     let mut fetch = tools::command(tools::repository().join("tests/fetch-tools.sh"));
-    fetch.arg(if world == World::Machine { "up" } else { "lab" });
+    fetch.arg(if world == World::Machine { "up" } else { "host" });
     if !fetch.status().context("cannot start tests/fetch-tools.sh")?.success() {
         bail!("what make up starts could not be fetched");
     }
@@ -170,7 +170,7 @@ async fn introduce(stack: &Stack, is_private: bool, shown: &Path) -> Result<()> 
          remediator    {}/  ({}, {})\n  \
          Prometheus    {}/alerts\n  \
          Alertmanager  {}/\n\n  \
-         files         {dir}/ (exporter.yml, remediator.yml, logs)\n\n\
+         files         {dir}/ (exporter.yml, remediator.yml, logs; the password of the remediator's page: webhook.token)\n\n\
          What it would have repaired, and why: {remediator} history --config.file {dir}/remediator.yml\n\
          Ctrl-C ends it and leaves nothing running.{more}\n",
         stack.exporter.url(),
