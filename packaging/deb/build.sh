@@ -21,6 +21,17 @@ export SOURCE_DATE_EPOCH
 written=target/packaging
 rm -rf -- "$written"
 mkdir -p "$folder" "$written/completions"
+
+# Of the package, in Debian's form; what has changed in the programs is in CHANGELOG.md, which lies beside it.
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+cat >"$written/changelog" <<EOF
+evenkeel ($version-1) unstable; urgency=medium
+
+  * Version $version; what has changed is in changelog.gz.
+
+ -- The evenkeel authors <maintainers@evenkeel.invalid>  $(LC_ALL=C date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")
+EOF
+
 for package in evenkeel-exporter evenkeel-remediator; do
     "$binaries/$package" generate man --dir "$written/man"
     for shell in bash zsh fish; do

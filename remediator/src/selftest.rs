@@ -239,7 +239,8 @@ async fn docker(config: &Config) -> Option<Row> {
         return None;
     }
     if let Err(error) = Host::local().docker.ping().await {
-        let cure = "the remediator's user needs Docker's socket or the proxy: drop-ins docker-group.conf and docker-proxy.conf";
+        let cure = "with Docker: its socket or the proxy for the remediator's user, by the drop-in docker-group.conf or docker-proxy.conf; \
+                    without: take the rules about containers out of the configuration";
         return Some(Row::new("docker", State::Failing, error.to_string(), cure));
     }
     // Root may everything, which says nothing about the daemon.

@@ -42,6 +42,11 @@ const RUN: &[(&str, &str, &str)] = &[
     ("apt-get remove evenkeel-exporter evenkeel-remediator", DEB, "apt(host, \"remove\""),
     ("apt-get purge evenkeel-exporter evenkeel-remediator", DEB, "apt(host, \"purge\""),
     (
+        "sed -i 's/^ARGS=\"\"/ARGS=\"--cluster.listen-address= --web.listen-address=127.0.0.1:9093\"/' /etc/default/prometheus-alertmanager",
+        DEB,
+        READ_THERE,
+    ),
+    (
         "install -m 640 -g prometheus /etc/evenkeel/webhook.token /etc/prometheus/webhook.token",
         DEB,
         READ_THERE,

@@ -199,13 +199,19 @@ async fn a_drill_passes(host: &SystemdHost) -> Result<()> {
     let commands = documented("### From there to a repaired unit")?;
     let restart = "systemctl restart prometheus-alertmanager\n";
     let (routes, drill) = commands.split_once(restart).context("Alertmanager is restarted")?;
-    host.exec(&["sh", "-ec", "groupadd --system prometheus; mkdir /etc/prometheus"]).await?;
+    // As Debian's Alertmanager comes.
+    let flags = "/etc/default/prometheus-alertmanager";
+    let there = format!("groupadd --system prometheus; mkdir /etc/prometheus; echo 'ARGS=\"\"' >{flags}");
+    host.exec(&["sh", "-ec", &there]).await?;
     host.exec(&["bash", "-ec", routes]).await?;
+    let flags = host.exec(&["cat", flags]).await?;
+    ensure!(flags == r#"ARGS="--cluster.listen-address= --web.listen-address=127.0.0.1:9093""#, "{flags}");
     let alertmanager = alertmanager_of(host).await?;
     let said = host.exec(&["bash", "-ec", drill]).await?;
     ensure!(said.contains("unit_restart: restart job done") && said.contains("passed"), "{said}");
     drop(alertmanager);
-    let his = "rm -r /etc/prometheus; sha256sum /etc/evenkeel/*.yml >/root/of-the-administrator";
+    let his = "rm -r /etc/prometheus /etc/default/prometheus-alertmanager; \
+               sha256sum /etc/evenkeel/*.yml >/root/of-the-administrator";
     host.exec(&["sh", "-ec", his]).await.map(drop)
 }
 
