@@ -46,9 +46,9 @@ async fn up_for(systemd: &Systemd, unit: &str) -> Option<Duration> {
     if !systemd.socket_exists() {
         return None;
     }
-    let unit = systemd.unit(unit).await.ok().filter(|unit| unit.active_state == "active")?;
+    let since = systemd.active_since(unit).await.ok().flatten()?;
     // A start in the future is one before the clock was set back: as young as it can be.
-    Some(SystemTime::now().duration_since(unit.active_enter?).unwrap_or_default())
+    Some(SystemTime::now().duration_since(since).unwrap_or_default())
 }
 
 fn files() -> Conditions {

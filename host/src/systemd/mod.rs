@@ -247,6 +247,20 @@ impl Systemd {
         Ok(status)
     }
 
+    /// Since when a unit is active, where it is. Two questions, where `unit` is twenty.
+    ///
+    /// # Errors
+    /// When systemd does not answer, or refuses the name.
+    pub async fn active_since(&self, name: &str) -> Result<Option<SystemTime>, Error> {
+        let path = self.load(name).await?;
+        let (state, since) = join!(
+            self.bus.get::<String>(&path, UNIT, "ActiveState"),
+            self.time(&path, UNIT, "ActiveEnterTimestamp"),
+        );
+        let (state, since) = (state?, since?);
+        Ok(since.filter(|_| state == "active"))
+    }
+
     /// The units that a restart or stop of this one may take along, and that are not inactive: everything that requires,
     /// is bound to or is part of it, or triggers it, and what in turn depends on those. At most `most` and one more, so
     /// that the caller sees that there are more.

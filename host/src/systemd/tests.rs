@@ -140,6 +140,20 @@ async fn times_that_never_were_are_none() {
 }
 
 #[tokio::test]
+async fn since_when_a_unit_is_active_takes_two_questions() {
+    let unit = |name: &str| FakeUnit::new(name).with("ActiveEnterTimestamp", 1_700_000_000_000_000_u64);
+    let failed = unit("failed.service").states("loaded", "failed", "failed");
+    let never = unit("never.service").with("ActiveEnterTimestamp", 0_u64);
+    let (_folder, fake, systemd) = fake(vec![unit("web.service"), failed, never]);
+    assert_eq!(systemd.active_since("web.service").await.unwrap(), at(1_700_000_000));
+    assert_eq!((fake.asked("ActiveState"), fake.asked("ActiveEnterTimestamp")), (1, 1));
+    assert_eq!(fake.asked("NRestarts"), 0);
+    for other in ["failed.service", "never.service", "nope.service"] {
+        assert_eq!(systemd.active_since(other).await.unwrap(), None, "{other}");
+    }
+}
+
+#[tokio::test]
 async fn asks_for_units_by_name_and_loads_them() {
     let (_folder, fake, systemd) = fake(vec![FakeUnit::new("web.service")]);
     fake.state().on_disk.push(FakeUnit::new("batch.service").states("loaded", "inactive", "dead"));

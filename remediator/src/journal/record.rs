@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{
     admission::{Refusal, Restraint, Scope},
@@ -52,9 +51,8 @@ impl Default for Labels {
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
     fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
-        let labels: serde_json::Map<String, Value> =
-            pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        Self(Value::Object(labels).to_string().into())
+        let labels: BTreeMap<&str, &str> = pairs.into_iter().collect();
+        serde_json::to_string(&labels).map_or_else(|_| Self::default(), |json| Self(json.into()))
     }
 }
 
