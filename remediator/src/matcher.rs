@@ -2,7 +2,7 @@
 //! Regular expressions are anchored at both ends; a label that is not there is the empty string
 //! (prometheus.io/docs/alerting/latest/configuration/#matcher).
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Borrow, collections::BTreeMap, fmt};
 
 use regex::Regex;
 
@@ -77,8 +77,8 @@ impl Matcher {
     }
 
     /// Whether these labels meet the condition.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.accepts(labels.get(&self.label).map_or("", String::as_str))
+    pub fn matches<S: Borrow<str> + Ord>(&self, labels: &BTreeMap<S, S>) -> bool {
+        self.accepts(labels.get(self.label.as_str()).map_or("", S::borrow))
     }
 
     /// Whether the condition holds for an alert without the label too, and so selects nothing by itself.

@@ -1,6 +1,6 @@
 //! What an alert means here: which rule it selects, when that is needed, and when it is done. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     actions::Step,
@@ -103,7 +103,7 @@ pub enum Need {
 
 impl Rule {
     /// Whether an alert with these labels is this rule's.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches<S: Borrow<str> + Ord>(&self, labels: &BTreeMap<S, S>) -> bool {
         !self.on_demand() && self.matchers.iter().all(|matcher| matcher.matches(labels))
     }
 
@@ -228,7 +228,7 @@ impl DoneWhen {
 }
 
 /// The first rule that matches wins, as in a routing tree without `continue`.
-pub fn find<'a>(rules: &'a [Rule], labels: &BTreeMap<String, String>) -> Option<&'a Rule> {
+pub fn find<'a, S: Borrow<str> + Ord>(rules: &'a [Rule], labels: &BTreeMap<S, S>) -> Option<&'a Rule> {
     rules.iter().find(|rule| rule.matches(labels))
 }
 

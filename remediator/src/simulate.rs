@@ -71,7 +71,7 @@ pub(crate) async fn write(view: &View<'_>, body: &[u8], out: &mut impl Write) ->
 }
 
 /// Why an alert means nothing here, and what would change that.
-fn words(reason: &str, config: &Config, alert: &Alert) -> String {
+fn words(reason: &str, config: &Config, alert: &Alert<'_>) -> String {
     let rule = alert.rule(config);
     let (name, label) = rule.map_or(("", ""), |rule| (rule.name.as_str(), rule.selector.label.as_str()));
     match reason {

@@ -1,7 +1,7 @@
 //! What a remediation is about. A `Target` exists only if a rule's allow-list admitted it: nothing that a webhook
 //! says reaches an API before that.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, net::IpAddr};
 
 use evenkeel_host::{resolve::HostName, systemd::is_unit_name};
 use serde::{Deserialize, Serialize};
@@ -164,8 +164,8 @@ impl Selector {
     ///
     /// # Errors
     /// When they name none, or one that is not on the allow-list.
-    pub fn select(&self, labels: &BTreeMap<String, String>) -> Result<Target, NoTarget> {
-        match labels.get(&self.label).map(String::as_str) {
+    pub fn select<S: Borrow<str> + Ord>(&self, labels: &BTreeMap<S, S>) -> Result<Target, NoTarget> {
+        match labels.get(self.label.as_str()).map(S::borrow) {
             None | Some("") => Err(NoTarget::LabelMissing),
             Some(name) => self.admit(name),
         }

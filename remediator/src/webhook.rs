@@ -3,7 +3,11 @@
 
 mod body;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    borrow::{Borrow, Cow},
+    collections::BTreeMap,
+    net::IpAddr,
+};
 
 use serde::Deserialize;
 
@@ -30,15 +34,19 @@ const FINGERPRINT_KEPT: usize = 64;
 /// And of each label's value, in characters.
 const VALUE_KEPT: usize = 300;
 
+/// An alert's labels, by their names. They are those of the body itself, as far as they are written there as they are
+/// meant.
+pub type Labelled<'a> = BTreeMap<Cow<'a, str>, Cow<'a, str>>;
+
 /// One alert of a delivery.
 #[derive(Debug, Deserialize)]
-pub struct Alert {
+pub struct Alert<'a> {
     status: Status,
     /// None where they are more than Prometheus ever sends.
-    #[serde(deserialize_with = "body::labels")]
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    fingerprint: String,
+    #[serde(borrow, deserialize_with = "body::labels")]
+    labels: Option<Labelled<'a>>,
+    #[serde(borrow, default)]
+    fingerprint: Cow<'a, str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -86,7 +94,7 @@ pub fn read(
     body: &[u8],
     config: &Config,
     local: bool,
-    mut take: impl FnMut(&Alert, Meaning),
+    mut take: impl FnMut(&Alert<'_>, Meaning),
 ) -> Result<String, DeliveryError> {
     let envelope = body::read(body, |alert| take(&alert, meaning(&alert, config, local)))?;
     if !matches!(envelope.version.as_str(), "4" | "1") {
@@ -99,13 +107,13 @@ pub fn read(
 ///
 /// # Errors
 /// When it is none.
-pub fn read_one(text: &[u8], config: &Config) -> Result<(Alert, Meaning), serde_json::Error> {
-    let alert: Alert = serde_json::from_slice(text)?;
+pub fn read_one<'a>(text: &'a [u8], config: &Config) -> Result<(Alert<'a>, Meaning), serde_json::Error> {
+    let alert: Alert<'_> = serde_json::from_slice(text)?;
     let meaning = meaning(&alert, config, false);
     Ok((alert, meaning))
 }
 
-impl Alert {
+impl Alert<'_> {
     /// Whether it fires; otherwise it is resolved.
     pub fn is_firing(&self) -> bool {
         self.status == Status::Firing
@@ -113,16 +121,16 @@ impl Alert {
 
     /// What one of its labels says.
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.labels.as_ref()?.get(name).map(String::as_str)
+        self.labels.as_ref()?.get(name).map(Cow::as_ref)
     }
 
     /// The rule that its labels select.
-    pub(crate) fn rule<'a>(&self, config: &'a Config) -> Option<&'a Rule> {
+    pub(crate) fn rule<'c>(&self, config: &'c Config) -> Option<&'c Rule> {
         rules::find(&config.rules, self.labels.as_ref()?)
     }
 
     /// All of its labels; none where they are more than Prometheus ever sends.
-    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+    pub fn labels(&self) -> Option<&Labelled<'_>> {
         self.labels.as_ref()
     }
 
@@ -139,16 +147,16 @@ impl Alert {
 }
 
 /// The rule and the target that an alert with these labels selects on this host.
-pub(crate) fn selected<'a>(
+pub(crate) fn selected<'a, S: Borrow<str> + Ord>(
     config: &'a Config,
-    labels: &BTreeMap<String, String>,
+    labels: &BTreeMap<S, S>,
     local: bool,
 ) -> Option<(&'a Rule, Target)> {
     let rule = is_here(labels, &config.hosts, local).then(|| rules::find(&config.rules, labels))??;
     Some((rule, rule.selector.select(labels).ok()?))
 }
 
-fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
+fn meaning(alert: &Alert<'_>, config: &Config, local: bool) -> Meaning {
     let Some(labels) = &alert.labels else { return Meaning::Ignored("labels_too_long") };
     if !is_here(labels, &config.hosts, local) {
         return Meaning::Ignored("other_host");
@@ -170,14 +178,14 @@ fn meaning(alert: &Alert, config: &Config, local: bool) -> Meaning {
 }
 
 /// The labels as they are remembered.
-fn evidence(labels: &BTreeMap<String, String>) -> Labels {
+fn evidence(labels: &Labelled<'_>) -> Labels {
     let mut left = LABELS_KEPT;
     labels
         .iter()
         .map_while(|(name, value)| {
             let end = value.char_indices().nth(VALUE_KEPT).map_or(value.len(), |(end, _)| end);
             left = left.checked_sub(name.len() + end)?;
-            Some((name.as_str(), &value[..end]))
+            Some((&**name, &value[..end]))
         })
         .collect()
 }
@@ -188,13 +196,13 @@ fn denied(deny: &DenyList, kind: Kind, name: &str) -> bool {
 
 /// Whether an alert is about this host: by its `host` label, else by its `instance` without the port. The names of
 /// loopback mean this host only when the delivery came over it.
-pub(crate) fn is_here(labels: &BTreeMap<String, String>, hosts: &[String], local: bool) -> bool {
+pub(crate) fn is_here<S: Borrow<str> + Ord>(labels: &BTreeMap<S, S>, hosts: &[String], local: bool) -> bool {
     let Some(named) = named(labels) else { return false };
     hosts.iter().any(|host| host == named) || (local && is_loopback_name(named))
 }
 
-fn named(labels: &BTreeMap<String, String>) -> Option<&str> {
-    match (labels.get("host"), labels.get("instance")) {
+fn named<S: Borrow<str> + Ord>(labels: &BTreeMap<S, S>) -> Option<&str> {
+    match (labels.get("host").map(S::borrow), labels.get("instance").map(S::borrow)) {
         (Some(host), _) if !host.is_empty() => Some(host),
         (_, Some(instance)) => Some(without_port(instance)),
         _ => None,
@@ -237,7 +245,7 @@ rules:
     fn meanings(alerts: &str, local: bool) -> Vec<String> {
         let body = format!("{{\"version\":\"4\",\"status\":\"firing\",\"new\":{{}},\"alerts\":[{alerts}]}}");
         let mut meanings = Vec::new();
-        let take = |_: &Alert, meaning| {
+        let take = |_: &Alert<'_>, meaning| {
             meanings.push(match meaning {
                 Meaning::Ours(alert) => format!("{} {} {}", alert.rule, alert.target, alert.firing),
                 Meaning::Ignored(reason) => reason.to_owned(),
@@ -379,12 +387,12 @@ rules:
 
     #[test]
     fn only_so_much_is_remembered() {
-        let labels: BTreeMap<String, String> =
-            (0..100).map(|number| (format!("label-{number:03}"), "ä".repeat(1000))).collect();
+        let labels: Labelled<'_> =
+            (0..100).map(|number| (format!("label-{number:03}").into(), "ä".repeat(1000).into())).collect();
         let kept: BTreeMap<String, String> = serde_json::from_str(evidence(&labels).json()).unwrap();
         assert_eq!(kept.len(), 6);
         assert!(kept.values().all(|value| *value == "ä".repeat(300)));
-        let usual = BTreeMap::from([("alertname".to_owned(), "HostDiskHigh".to_owned())]);
+        let usual = BTreeMap::from([("alertname".into(), "HostDiskHigh".into())]);
         assert_eq!(evidence(&usual).json(), r#"{"alertname":"HostDiskHigh"}"#);
     }
 }

@@ -50,7 +50,7 @@ impl Parcel {
     ///
     /// # Errors
     /// When its labels name no host, or the alert is larger than any; the word is a metric label.
-    pub fn of(alert: &Alert) -> Result<Self, &'static str> {
+    pub fn of(alert: &Alert<'_>) -> Result<Self, &'static str> {
         let name = alert.host().ok_or("no_host")?;
         let name = name.parse().map_err(|_| "host_not_a_name")?;
         Ok(Self { name, entry: stream::write(alert).ok_or("labels_too_long")? })

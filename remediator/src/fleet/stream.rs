@@ -15,7 +15,7 @@ pub(super) const FIELD: &str = "alert";
 pub(super) const ENTRY_MAX: usize = 256 << 10;
 
 /// An alert as it is passed on: what a rule looks at, and nothing else.
-pub(super) fn write(alert: &Alert) -> Option<String> {
+pub(super) fn write(alert: &Alert<'_>) -> Option<String> {
     let status = if alert.is_firing() { "firing" } else { "resolved" };
     let labels = alert.labels()?;
     let entry = json!({"status": status, "labels": labels, "fingerprint": alert.fingerprint()}).to_string();

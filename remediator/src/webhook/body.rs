@@ -1,14 +1,14 @@
 //! How a delivery's body is read: one alert after the other, so that none of them costs more than itself. Whatever is
 //! written in it, it takes no more memory than its own size and one alert's. Not here: what an alert means.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{ALERTS_MAX, Alert, DeliveryError, LABELS_MAX, PAIRS_MAX};
+use super::{ALERTS_MAX, Alert, DeliveryError, LABELS_MAX, Labelled, PAIRS_MAX};
 
 /// What a delivery says besides its alerts.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(super) struct Envelope {
 }
 
 /// Reads a body, and hands over each alert as it comes.
-pub(super) fn read(body: &[u8], take: impl FnMut(Alert)) -> Result<Envelope, DeliveryError> {
+pub(super) fn read<'a>(body: &'a [u8], take: impl FnMut(Alert<'a>)) -> Result<Envelope, DeliveryError> {
     let mut whole = 0;
     let mut reading = false;
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -45,7 +45,7 @@ enum Field {
 
 struct Body<'a, F>(Alerts<'a, F>);
 
-impl<'de, F: FnMut(Alert)> DeserializeSeed<'de> for Body<'_, F> {
+impl<'de, F: FnMut(Alert<'de>)> DeserializeSeed<'de> for Body<'_, F> {
     type Value = Envelope;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Envelope, D::Error> {
@@ -53,7 +53,7 @@ impl<'de, F: FnMut(Alert)> DeserializeSeed<'de> for Body<'_, F> {
     }
 }
 
-impl<'de, F: FnMut(Alert)> Visitor<'de> for Body<'_, F> {
+impl<'de, F: FnMut(Alert<'de>)> Visitor<'de> for Body<'_, F> {
     type Value = Envelope;
 
     fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,7 +86,7 @@ struct Alerts<'a, F> {
     reading: &'a mut bool,
 }
 
-impl<'de, F: FnMut(Alert)> DeserializeSeed<'de> for Alerts<'_, F> {
+impl<'de, F: FnMut(Alert<'de>)> DeserializeSeed<'de> for Alerts<'_, F> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -94,7 +94,7 @@ impl<'de, F: FnMut(Alert)> DeserializeSeed<'de> for Alerts<'_, F> {
     }
 }
 
-impl<'de, F: FnMut(Alert)> Visitor<'de> for Alerts<'_, F> {
+impl<'de, F: FnMut(Alert<'de>)> Visitor<'de> for Alerts<'_, F> {
     type Value = ();
 
     fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,20 +119,22 @@ impl<'de, F: FnMut(Alert)> Visitor<'de> for Alerts<'_, F> {
 struct Next<'a>(&'a mut bool);
 
 impl<'de> DeserializeSeed<'de> for Next<'_> {
-    type Value = Alert;
+    type Value = Alert<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Alert, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Alert<'de>, D::Error> {
         *self.0 = true;
         Alert::deserialize(from)
     }
 }
 
 /// Labels, as far as they are no more than any that Prometheus sends: none at all where there are more.
-pub(super) fn labels<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+pub(super) fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Labelled<'de>>, D::Error> {
     from.deserialize_map(LabelsUpTo { bytes: LABELS_MAX, pairs: PAIRS_MAX })
 }
+
+/// A string of the body, copied only where it is written there otherwise than it is meant (RFC 8259, section 7).
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 struct LabelsUpTo {
     bytes: usize,
@@ -140,16 +142,16 @@ struct LabelsUpTo {
 }
 
 impl<'de> Visitor<'de> for LabelsUpTo {
-    type Value = Option<BTreeMap<String, String>>;
+    type Value = Option<Labelled<'de>>;
 
     fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str("labels")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut labels = BTreeMap::new();
+        let mut labels = Labelled::new();
         let mut left = Some(self.bytes);
-        while let Some((name, value)) = map.next_entry::<String, String>()? {
+        while let Some((Text(name), Text(value))) = map.next_entry()? {
             left = left.and_then(|left| left.checked_sub(name.len() + value.len()));
             if left.is_none() || labels.len() >= self.pairs {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}

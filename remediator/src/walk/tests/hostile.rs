@@ -229,7 +229,7 @@ async fn no_body_makes_anything_be_looked_at_or_called_that_is_not_allowed() {
         let body = proptest::strategy::ValueTree::current(&body);
         let shown = || String::from_utf8_lossy(&body).chars().take(2000).collect::<String>();
         let mut ours = Vec::new();
-        let take = |_: &Alert, meaning| match meaning {
+        let take = |_: &Alert<'_>, meaning| match meaning {
             Meaning::Ours(alert) => ours.push(alert),
             Meaning::Ignored(_) => {}
         };

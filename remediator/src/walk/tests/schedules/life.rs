@@ -368,7 +368,7 @@ impl Play<'_> {
             .collect();
         let body = json!({"version": "4", "alerts": alerts}).to_string();
         let mut ours = Vec::new();
-        let take = |_: &Alert, meaning| match meaning {
+        let take = |_: &Alert<'_>, meaning| match meaning {
             Meaning::Ours(alert) => ours.push(alert),
             Meaning::Ignored(_) => {}
         };
