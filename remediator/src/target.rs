@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(rule.select(&labels("quantum-a.service")).unwrap().to_string(), "unit quantum-a.service");
         assert_eq!(rule.select(&labels("nginx.service")), Err(NoTarget::NotAllowed));
         assert_eq!(rule.select(&labels("")), Err(NoTarget::LabelMissing));
-        assert_eq!(rule.select(&BTreeMap::new()), Err(NoTarget::LabelMissing));
+        assert_eq!(rule.select(&BTreeMap::<String, String>::new()), Err(NoTarget::LabelMissing));
         assert!(selector(Kind::Filesystem, "/").admit("/").is_ok());
         assert!(selector(Kind::Filesystem, "/srv/*").admit("/srv/a b").is_ok());
         for hidden in ["/srv/a\u{200b}", "/srv/\u{202e}a", "/srv/\u{3164}"] {
