@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use evenkeel_host::build;
 
-use crate::{config::Config, observe::Host, policy::Mode, rules::Rule, target::Kind, text::printable};
+use crate::{
+    config::Config, fleet::settings::Role, observe::Host, policy::Mode, rules::Rule, target::Kind,
+    text::printable,
+};
 
 /// What it is going to do, and what is risky about that.
-pub(crate) fn greet(config: &Config) {
+pub(crate) fn greet(config: &Config, role: Role) {
     tracing::info!(
         hosts = config.hosts.join(", "),
         rules = config.rules.len(),
@@ -18,13 +21,14 @@ pub(crate) fn greet(config: &Config) {
         version = build::VERSION,
         "evenkeel-remediator starts"
     );
-    if config.rules.iter().all(|rule| rule.mode == Mode::Plan) {
+    if !role.acts() {
+        tracing::info!("a gateway: alerts are passed on to their hosts, and nothing is repaired here");
+    } else if config.rules.is_empty() {
+        tracing::warn!("there are no rules: every alert is ignored");
+    } else if config.rules.iter().all(|rule| rule.mode == Mode::Plan) {
         tracing::info!(
             "every rule is in mode plan: nothing is changed, and history says what would have been done"
         );
-    }
-    if config.rules.is_empty() {
-        tracing::warn!("there are no rules: every alert is ignored");
     }
     if config.access.open {
         tracing::warn!("auth: none: every user of this machine may post alerts");

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     daemon::Daemon,
     history::{self, named, signed},
-    journal::{Phase, StepRecord, StepState},
+    journal::{HaltKind, Phase, StepRecord, StepState},
     observe::Observation,
     outcome::Outcome,
     rules::Rule,
@@ -57,14 +57,24 @@ fn body(config: &Config, facts: &Facts, daemon: &Daemon) -> String {
         text(&daemon.revision)
     );
     notices(&mut page, config, facts, daemon);
-    if let Some(view) = &daemon.fleet {
-        fleet::notices(&mut page, view);
-        fleet::table(view, daemon.role.as_deref().unwrap_or("gateway")).write(&mut page);
+    let role = daemon.role.as_deref().unwrap_or_default();
+    match &daemon.fleet {
+        Some(view) => {
+            let heard = facts.halts.iter().any(|halt| halt.what == HaltKind::FleetPause);
+            fleet::notices(&mut page, view, heard);
+            fleet::hosts(view, role).write(&mut page);
+            fleet::budgets(view).write(&mut page);
+        }
+        None if role == "gateway" || role == "both" => fleet::lost(&mut page),
+        None => {}
     }
-    for table in
-        [open(config, facts), ended(facts), held(facts), budgets(facts), rules(config, &facts.standings)]
-    {
-        table.write(&mut page);
+    // A mere gateway repairs nothing; what it has was left by an agent.
+    if role != "gateway" || facts.open_count > 0 || !facts.ended.is_empty() {
+        for table in
+            [open(config, facts), ended(facts), held(facts), budgets(facts), rules(config, &facts.standings)]
+        {
+            table.write(&mut page);
+        }
     }
     page += "</main>\n<footer>\n<p>More on the host: ";
     page += &["status", "history", "explain RULE TARGET", "check-config"]
@@ -126,7 +136,10 @@ fn open_row(config: &Config, entry: &Entry, now_ms: i64) -> Vec<Cell> {
 fn ended(facts: &Facts) -> Table {
     Table {
         title: "Recent",
-        caption: format!("The last {} that have ended, the newest first", facts.ended.len()),
+        caption: match facts.ended.len() {
+            1 => "The last one that has ended".to_owned(),
+            count => format!("The last {count} that have ended, the newest first"),
+        },
         headings: &["What", "Ended", "Outcome", "Seen", "Steps", "Not before"],
         rows: facts.ended.iter().map(|entry| ended_row(entry, facts.now_ms)).collect(),
         empty: "Nothing has ended yet.",

@@ -58,11 +58,13 @@ pub async fn run(
         metrics: metrics.clone(),
         bell: Arc::new(watch::Sender::new(())),
     };
-    greeting::greet(&config);
+    greeting::greet(&config, role);
     let reports = config.state_dir.join("reports");
     let (changes, live) = watch::channel(Arc::new(config));
     let config = Arc::clone(&live.borrow());
-    tasks.spawn(greeting::say_what_is_watched(Arc::clone(&config), host.clone()));
+    if role.acts() {
+        tasks.spawn(greeting::say_what_is_watched(Arc::clone(&config), host.clone()));
+    }
     tasks.spawn(PostOffice::new(post.clone(), live.clone(), notifier_stop.clone())?.run());
     let notifier = Notifier::new(post);
     tasks.spawn(standing::watch(

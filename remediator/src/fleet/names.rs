@@ -67,6 +67,12 @@ impl Scope {
         }
     }
 
+    /// The scope that [`Scope::label`] calls so.
+    pub fn labelled(label: &str) -> Option<Self> {
+        let mut all = Class::ALL.into_iter().map(Self::Class).chain([Self::All]);
+        all.find(|scope| scope.label() == label)
+    }
+
     /// For people: after `starts`.
     pub fn words(self) -> String {
         match self {

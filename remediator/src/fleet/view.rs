@@ -29,6 +29,8 @@ const LISTED: usize = 50;
 const CHUNK: usize = 1000;
 /// What is read of one answer at most, in bytes: the names of 20,000 hosts.
 const ANSWER_MAX: u64 = 8 << 20;
+/// A memory that is older than any Redis is one that `fleet trust-memory` has declared complete, in milliseconds.
+const TRUSTED: u64 = 20 * 365 * 24 * 3_600_000;
 /// Between two looks of a gateway.
 const EVERY: Duration = Duration::from_secs(15);
 
@@ -342,8 +344,11 @@ impl View {
             None => "never".to_owned(),
         };
         writeln!(out, "  stop           {stop}")?;
-        let memory =
-            self.memory_ms.map_or_else(|| "empty".to_owned(), |age| format!("reaches back {}", time(age)));
+        let memory = match self.memory_ms {
+            None => "empty".to_owned(),
+            Some(age) if age >= TRUSTED => "counts as complete".to_owned(),
+            Some(age) => format!("reaches back {}", time(age)),
+        };
         writeln!(out, "  memory         {memory}")?;
         match &self.backlog {
             Some(backlog) => writeln!(out, "  waiting        {} alerts in Redis", backlog.alerts)?,
@@ -380,7 +385,7 @@ impl View {
             )?;
         }
         section(out, "acting now", "lease for another", &self.acting_hosts, self.acting)?;
-        section(out, "gone", "last heard of, ago:", &self.gone_hosts, self.gone)?;
+        section(out, "gone", "silent for", &self.gone_hosts, self.gone)?;
         section(
             out,
             "alerts for hosts that no agent has claimed",

@@ -64,10 +64,13 @@ pub(super) fn notices(page: &mut String, config: &Config, facts: &Facts, daemon:
         String::new()
     };
     let markup = format!(
-        "Policy: mode <strong>{}</strong>, deletion <strong>{}</strong>; {} rules.{read}",
+        "Policy: mode <strong>{}</strong>, deletion <strong>{}</strong>; {}.{read}",
         config.mode.as_str(),
         config.deletion.as_str(),
-        config.rules.len(),
+        match config.rules.len() {
+            1 => "one rule".to_owned(),
+            count => format!("{count} rules"),
+        },
     );
     notice(page, Tone::Quiet, &markup);
     for (tone, markup) in sources(config, daemon, facts.now_ms) {

@@ -9,6 +9,7 @@ use crate::{
     clock::Moment,
     config::tests::config,
     daemon::Reload,
+    fleet::view::View,
     journal::{Halt, HaltKind, Loss, Record},
     observe::{Container, Filesystem, Unit},
     pipeline::{Check, Finding, Report, State},
@@ -294,6 +295,24 @@ fn a_quiet_page_says_that_nothing_is_wrong() {
         assert!(page.contains(words), "{words}\n{page}");
     }
     assert!(!page.contains("notice bad") && !page.contains("notice wait"), "{page}");
+}
+
+#[test]
+fn a_mere_gateway_shows_its_fleet_and_no_tables_of_its_own() {
+    let config = config("identity: {hosts: [gateway1]}").unwrap();
+    let mut facts = quiet(&config);
+    let view = View { total: 2, ..View::default() };
+    let gateway = Daemon { role: Some("gateway".to_owned()), fleet: Some(view), ..daemon() };
+    let page = body(&config, &facts, &gateway);
+    assert!(page.contains("2 hosts there, 0 gone") && page.contains("; this is a gateway"), "{page}");
+    assert!(!page.contains("every alert is ignored") && !page.contains("<h2>Open</h2>"), "{page}");
+
+    // What it left undone as an agent is not hidden.
+    facts.open_count = 1;
+    assert!(body(&config, &facts, &gateway).contains("<h2>Open</h2>"));
+
+    let lost = body(&config, &facts, &Daemon { fleet: None, ..gateway });
+    assert!(lost.contains("The fleet is not known:") && !lost.contains("<h2>Fleet</h2>"), "{lost}");
 }
 
 /// With the two servers that may be asked.
