@@ -56,17 +56,19 @@ fn body(config: &Config, facts: &Facts, daemon: &Daemon) -> String {
         text(&daemon.version),
         text(&daemon.revision)
     );
-    notices(&mut page, config, facts, daemon);
     let role = daemon.role.as_deref().unwrap_or_default();
     match &daemon.fleet {
         Some(view) => {
             let heard = facts.halts.iter().any(|halt| halt.what == HaltKind::FleetPause);
             fleet::notices(&mut page, view, heard);
-            fleet::hosts(view, role).write(&mut page);
-            fleet::budgets(view).write(&mut page);
         }
         None if role == "gateway" || role == "both" => fleet::lost(&mut page),
         None => {}
+    }
+    notices(&mut page, config, facts, daemon);
+    if let Some(view) = &daemon.fleet {
+        fleet::hosts(view, role).write(&mut page);
+        fleet::budgets(view).write(&mut page);
     }
     // A mere gateway repairs nothing; what it has was left by an agent.
     if role != "gateway" || facts.open_count > 0 || !facts.ended.is_empty() {
@@ -77,8 +79,11 @@ fn body(config: &Config, facts: &Facts, daemon: &Daemon) -> String {
         }
     }
     page += "</main>\n<footer>\n<p>More on the host: ";
-    page += &["status", "history", "explain RULE TARGET", "check-config"]
+    let of_fleet = (!role.is_empty()).then_some("fleet status");
+    let commands = of_fleet.into_iter().chain(["status", "history", "explain RULE TARGET", "check-config"]);
+    page += &commands
         .map(|command| code(&format!("evenkeel-remediator {command}")))
+        .collect::<Vec<_>>()
         .join(" ");
     page += "</p>\n<p><a href=\"/metrics\">Metrics</a> · <a href=\"/-/healthy\">Health</a> · \
              <a href=\"/-/ready\">Readiness</a></p>\n</footer>\n";

@@ -57,7 +57,8 @@ pub(super) fn hosts(view: &View, role: &str) -> Table {
     }
     let there = view.total.saturating_sub(view.gone);
     let caption = format!(
-        "{there} hosts there, {} gone, {} in need; {} of {} that may act at once are acting; this is {}",
+        "{there} of {} hosts there, {} gone, {} in need; {} of {} that may act at once are acting; this is {}",
+        view.total,
         view.gone,
         view.unwell,
         view.acting,
@@ -143,7 +144,7 @@ mod tests {
         budgets(&view).write(&mut page);
         assert!(!page.contains("<script"), "{page}");
         for said in [
-            "2 hosts there, 1 gone",
+            "2 of 3 hosts there, 1 gone",
             "its lease stands for 1s",
             "last heard of 1m30s ago",
             "4 alerts wait in Redis",

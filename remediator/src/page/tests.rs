@@ -304,7 +304,7 @@ fn a_mere_gateway_shows_its_fleet_and_no_tables_of_its_own() {
     let view = View { total: 2, ..View::default() };
     let gateway = Daemon { role: Some("gateway".to_owned()), fleet: Some(view), ..daemon() };
     let page = body(&config, &facts, &gateway);
-    assert!(page.contains("2 hosts there, 0 gone") && page.contains("; this is a gateway"), "{page}");
+    assert!(page.contains("2 of 2 hosts there, 0 gone") && page.contains("; this is a gateway"), "{page}");
     assert!(!page.contains("every alert is ignored") && !page.contains("<h2>Open</h2>"), "{page}");
 
     // What it left undone as an agent is not hidden.
