@@ -53,7 +53,7 @@ check: toolchain format clippy unit ## what needs neither root nor Docker: forma
 packages := .run/dist
 
 .PHONY: deb
-deb: ## Debian packages of both binaries, in .run/dist (some minutes: they are built small)
+deb: ## Debian packages of both binaries, in .run/dist (ten minutes: they are built small)
 	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh deb
 	$(cargo) build --locked --profile dist --package evenkeel-exporter --package evenkeel-remediator
