@@ -53,7 +53,7 @@ check: toolchain format clippy unit ## what needs neither root nor Docker: forma
 packages := .run/dist
 
 .PHONY: deb
-deb: ## Debian packages of both binaries, in .run/dist (ten minutes: they are built small)
+deb: ## Debian packages of both binaries, in .run/dist (some minutes: they are built small)
 	@tests/fetch-tools.sh build
 	@tests/fetch-tools.sh deb
 	$(cargo) build --locked --profile dist --package evenkeel-exporter --package evenkeel-remediator
@@ -88,7 +88,8 @@ clippy: ## no warnings
 unit: export SCHEDULES = 10000
 unit: ## unit and in-process tests: neither root nor Docker
 	if cargo nextest --version >/dev/null 2>&1; then \
-		$(cargo) nextest run --workspace --features evenkeel-tests/lab --filterset 'not binary(=lab)' --no-fail-fast; \
+		$(cargo) nextest run --workspace --features evenkeel-tests/lab \
+			--filterset 'not binary(=lab) and not test(/^fleet::simulation::/)' --no-fail-fast; \
 	else \
 		$(cargo) test --workspace --no-fail-fast; \
 	fi
@@ -119,6 +120,17 @@ lab-test: ## the lab's tests only; ARGS=NAME for those named so
 	$(cargo) build --workspace --all-targets --features evenkeel-tests/lab
 	@$(MAKE) $(lab_packages)
 	$(cargo) test --workspace --features evenkeel-tests/lab --test lab -- $(ARGS)
+
+# One after the other: each is a whole fleet.
+.PHONY: simulation
+simulation: ## fleets of 50 hosts in one process, on a real Redis; SEED=17 to draw the same again
+	$(cargo) test --workspace --features evenkeel-tests/lab --lib -- \
+		fleet::simulation:: --skip ten_thousand_hosts --test-threads 1 --nocapture
+
+.PHONY: simulation-long
+simulation-long: ## a fleet of 10,000 hosts, built optimized for it (ten minutes of one core)
+	$(cargo) test --profile simulation --package evenkeel-remediator --features lab --lib -- \
+		fleet::simulation::ten_thousand_hosts --nocapture
 
 # Of the binaries that the lab tries, as fast as can be: by the machine's gzip, for cargo-deb's own takes minutes.
 $(lab_packages): $(wildcard target/debug/evenkeel-exporter target/debug/evenkeel-remediator */Cargo.toml) \

@@ -41,7 +41,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 pub struct Agent {
     settings: Arc<Settings>,
     key: String,
-    link: Link,
+    link: Arc<Link>,
+    patience: Patience,
     /// The configuration in force.
     live: watch::Receiver<Arc<Config>>,
     journal: Journal,
@@ -49,6 +50,16 @@ pub struct Agent {
     metrics: Metrics,
     bell: Bell,
     stop: CancellationToken,
+}
+
+/// How an agent waits for alerts.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Redis answers when there are some, or after this time.
+    InRedis(Duration),
+    /// Redis answers at once, and is asked so often: on a connection that others use too.
+    #[cfg(all(test, feature = "lab"))]
+    Here(Duration),
 }
 
 /// What became of some entries.
@@ -71,8 +82,15 @@ impl Agent {
         stop: CancellationToken,
     ) -> Self {
         let key = settings.keys.stream(&settings.host);
-        let link = Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX);
-        Self { settings, key, link, live, journal, clock, metrics, bell, stop }
+        let link = Arc::new(Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX));
+        let patience = Patience::InRedis(BLOCK);
+        Self { settings, key, link, patience, live, journal, clock, metrics, bell, stop }
+    }
+
+    /// The same over a connection that others use too: it looks for alerts so often, and waits for none in Redis.
+    #[cfg(all(test, feature = "lab"))]
+    pub(super) fn over(self, link: Arc<Link>, every: Duration) -> Self {
+        Self { link, patience: Patience::Here(every), ..self }
     }
 
     /// Takes alerts until it is told to stop.
@@ -150,10 +168,21 @@ impl Agent {
     async fn read_new(&self) -> Result<Vec<Entry>, Fault> {
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(GROUP).arg("COUNT").arg(COUNT);
-        read.arg("BLOCK").arg(ms(BLOCK)).arg("STREAMS").arg(&self.key).arg(">");
+        let block = match self.patience {
+            Patience::InRedis(block) => {
+                read.arg("BLOCK").arg(ms(block));
+                block
+            }
+            #[cfg(all(test, feature = "lab"))]
+            Patience::Here(every) => {
+                sleep(every).await;
+                Duration::ZERO
+            }
+        };
+        read.arg("STREAMS").arg(&self.key).arg(">");
         let read = &read;
         let ask = move |mut redis| async move { Ok(read.query_async::<Value>(&mut redis).await?) };
-        stream::new_entries(self.link.ask_within(BLOCK, ask).await?)
+        stream::new_entries(self.link.ask_within(block, ask).await?)
     }
 
     async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {

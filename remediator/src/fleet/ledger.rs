@@ -2,7 +2,7 @@
 //! the pause of all hosts, and which host an alert is for. It holds no connection and no state; each call is one round
 //! trip, atomic in Redis. What a call answers is read as if anybody had written it.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use evenkeel_host::config::PromDuration;
 use redis::{Script, ScriptInvocation, Value, aio::ConnectionLike};
@@ -147,41 +147,37 @@ pub enum Hold {
     Paused(FleetPause),
 }
 
-/// The scripts, and the keys that they work on. Cloning it is cheap enough for once a process.
+/// The scripts' front, and the keys that they work on. Cloning it is cheap enough for once a process.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     keys: Keys,
     terms: Terms,
-    reserve: Script,
-    hold: Script,
-    release: Script,
-    beat: Script,
-    pause: Script,
-    find: Script,
-    pub(super) look: Script,
 }
 
 /// A script behind what is common to all.
 macro_rules! script {
     ($name:literal) => {
-        Script::new(concat!(include_str!("lua/prelude.lua"), include_str!(concat!("lua/", $name, ".lua"))))
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("lua/prelude.lua"),
+                include_str!(concat!("lua/", $name, ".lua"))
+            ))
+        })
     };
 }
+
+static RESERVE: LazyLock<Script> = script!("reserve");
+static HOLD: LazyLock<Script> = script!("hold");
+static RELEASE: LazyLock<Script> = script!("release");
+static BEAT: LazyLock<Script> = script!("beat");
+static PAUSE: LazyLock<Script> = script!("pause");
+static FIND: LazyLock<Script> = script!("find");
+pub(super) static LOOK: LazyLock<Script> = script!("look");
 
 impl Ledger {
     /// The ledger of one fleet.
     pub fn new(keys: Keys, terms: Terms) -> Self {
-        Self {
-            keys,
-            terms,
-            reserve: script!("reserve"),
-            hold: script!("hold"),
-            release: script!("release"),
-            beat: script!("beat"),
-            pause: script!("pause"),
-            find: script!("find"),
-            look: script!("look"),
-        }
+        Self { keys, terms }
     }
 
     /// Its keys.
@@ -205,7 +201,7 @@ impl Ledger {
         ask: &Ask<'_>,
     ) -> Result<Result<Grant, Refusal>, Fault> {
         let limits = self.limits_of(ask.class);
-        let mut call = self.call(&self.reserve);
+        let mut call = self.call(&RESERVE);
         for (scope, _) in &limits {
             call.key(self.keys.log(*scope));
         }
@@ -252,7 +248,7 @@ impl Ledger {
         fence: u64,
         before_acting: bool,
     ) -> Result<Hold, Fault> {
-        let mut call = self.call(&self.hold);
+        let mut call = self.call(&HOLD);
         call.arg(host.as_str()).arg(fence).arg(ms(self.terms.lease)).arg(u8::from(before_acting));
         let mut reply = Reply::of(call.invoke_async::<Value>(redis).await?)?;
         match reply.text()?.as_str() {
@@ -273,7 +269,7 @@ impl Ledger {
         host: &HostId,
         fence: u64,
     ) -> Result<(), Fault> {
-        let mut call = self.call(&self.release);
+        let mut call = self.call(&RELEASE);
         call.arg(host.as_str()).arg(fence).arg("");
         call.invoke_async::<Value>(redis).await?;
         Ok(())
@@ -289,7 +285,7 @@ impl Ledger {
         ask: &Ask<'_>,
         fence: Option<u64>,
     ) -> Result<(), Fault> {
-        let mut call = self.call(&self.release);
+        let mut call = self.call(&RELEASE);
         for (scope, _) in self.limits_of(ask.class) {
             call.key(self.keys.log(scope));
         }
@@ -303,7 +299,7 @@ impl Ledger {
     /// # Errors
     /// When the fleet cannot be asked.
     pub async fn beat(&self, redis: &mut impl ConnectionLike, beat: &Beat<'_>) -> Result<Heard, Fault> {
-        let mut call = self.call(&self.beat);
+        let mut call = self.call(&BEAT);
         call.arg(beat.host.as_str()).arg(beat.instance).arg(beat.seen);
         call.arg(u8::from(beat.first)).arg(u8::from(beat.in_need));
         call.arg(ms(self.terms.lost_after)).arg(ms(self.terms.forgotten_after)).arg(beat.version);
@@ -358,7 +354,7 @@ impl Ledger {
         reason: &str,
         lasts: i64,
     ) -> Result<bool, Fault> {
-        let mut call = self.call(&self.pause);
+        let mut call = self.call(&PAUSE);
         call.arg(what).arg(printable(author)).arg(printable(reason)).arg(lasts);
         match call.invoke_async::<Value>(redis).await? {
             Value::Int(before) => Ok(before == 1),
@@ -384,7 +380,7 @@ impl Ledger {
         redis: &mut impl ConnectionLike,
         names: &[&HostId],
     ) -> Result<(Duration, Vec<Option<HostId>>), Fault> {
-        let mut call = self.call(&self.find);
+        let mut call = self.call(&FIND);
         for name in names {
             call.arg(name.as_str());
         }

@@ -50,7 +50,7 @@ const POLICY_EVERY: u32 = 40;
 pub struct Member {
     settings: Arc<Settings>,
     ledger: Ledger,
-    link: Link,
+    link: Arc<Link>,
     metrics: Metrics,
     journal: Journal,
     clock: Clock,
@@ -109,7 +109,7 @@ impl Member {
         live: watch::Receiver<Arc<Config>>,
     ) -> Self {
         let ledger = Ledger::new(settings.keys.clone(), settings.terms.clone());
-        let link = Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX);
+        let link = Arc::new(Link::new(settings.redis.clone(), settings.timeout, ANSWER_MAX));
         let now = clock.now();
         let mut hasher = DefaultHasher::new();
         (&now.boot_id, now.boot_ms, now.wall_ms, std::process::id()).hash(&mut hasher);
@@ -128,6 +128,12 @@ impl Member {
             seen: AtomicU64::new(0),
             state: Mutex::default(),
         }
+    }
+
+    /// The same over a connection that others use too.
+    #[cfg(all(test, feature = "lab"))]
+    pub(super) fn over(self, link: Arc<Link>) -> Self {
+        Self { link, ..self }
     }
 
     /// Says that this host is here and keeps its leases, until it is told to stop.

@@ -17,6 +17,9 @@ pub mod orders;
 mod policy;
 mod reply;
 pub mod settings;
+#[cfg(feature = "lab")]
+#[cfg(test)]
+mod simulation;
 mod stream;
 pub mod view;
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     fault::Fault,
     hosts::Hosts,
-    ledger::{FleetPause, Ledger, add_windows, ms},
+    ledger::{FleetPause, LOOK, Ledger, add_windows, ms},
     link::Link,
     policy,
     reply::Reply,
@@ -251,7 +251,7 @@ impl Ledger {
     /// Everything but the backlog.
     async fn view(&self, redis: &mut MultiplexedConnection, listed: usize) -> Result<View, Fault> {
         let limits: Vec<_> = self.terms().limits.iter().filter(|(_, limits)| !limits.is_empty()).collect();
-        let mut call = self.call(&self.look);
+        let mut call = self.call(&LOOK);
         for (scope, _) in &limits {
             call.key(self.keys().log(*scope));
         }
