@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU16, AtomicU64, Ordering},
@@ -40,6 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("fleet_redis_in_trouble_stops_only_what_the_configuration_says", in_trouble),
         trial("fleet_entries_that_are_no_alerts_are_dropped_and_never_met_again", poisoned),
+        trial("fleet_agent_killed_between_reading_and_acknowledging_does_it_once", killed_in_between),
     ]
 }
 
@@ -123,16 +125,18 @@ impl Member {
         let config = dir.join("remediator.yml");
         let text = MEMBER.replace("NAME", name).replace("REDIS", &redis.to_string());
         fs::write(&config, text.replace("PORT", &port.to_string()) + rules)?;
-        let mut command = tools::command(built("evenkeel-remediator")?);
-        command.arg("serve").arg("--role=both").arg("--config.file").arg(&config);
-        shared::surroundings().await?.apply(&mut command);
-        let mut process = Process::start("member", &dir, command)?;
-        wait_for("a member", SOON, async || {
-            process.check_alive()?;
-            http::get(&format!("http://127.0.0.1:{port}/-/healthy")).await
-        })
-        .await?;
-        Ok(Self { process, port, config })
+        Ok(Self { process: serve(&config, port).await?, port, config })
+    }
+
+    /// Killed as the kernel does it.
+    fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    /// Started once more, with what the one before has left.
+    async fn again(&mut self) -> Result<()> {
+        self.process = serve(&self.config, self.port).await?;
+        Ok(())
     }
 
     /// Delivers alerts; the status of the answer, and the answer.
@@ -168,6 +172,20 @@ impl Member {
     async fn counted(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         Ok(self.scrape().await?.value(&format!("{FLEET}{name}"), labels).unwrap_or(0.0))
     }
+}
+
+async fn serve(config: &Path, port: u16) -> Result<Process> {
+    let mut command = tools::command(built("evenkeel-remediator")?);
+    command.arg("serve").arg("--role=both").arg("--config.file").arg(config);
+    shared::surroundings().await?.apply(&mut command);
+    let dir = config.parent().context("a file has a folder")?;
+    let mut process = Process::start("member", dir, command)?;
+    wait_for("a member", SOON, async || {
+        process.check_alive()?;
+        http::get(&format!("http://127.0.0.1:{port}/-/healthy")).await
+    })
+    .await?;
+    Ok(process)
 }
 
 fn alert(name: &str, host: &str, unit: &str) -> Value {
@@ -381,6 +399,89 @@ async fn poisoned() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Killed when Redis has given it an entry, before it has it on its disk; and when it has done it, before Redis knows.
+async fn killed_in_between() -> Result<()> {
+    let server = RedisServer::start().await?;
+    let proxy = Proxy::start(server.port()).await?;
+    let mut member = Member::start("killed", proxy.port, RULES).await?;
+    let mut redis = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+    redis.set_response_timeout(SOON);
+    let stream = "{evenkeel}:alerts:killed";
+    let add = async |unit: &str| -> Result<()> {
+        let mut add = redis::cmd("XADD");
+        add.arg(stream).arg("*").arg("alert").arg(alert("Restart", "killed", unit).to_string());
+        Ok(add.query_async::<()>(&mut redis.clone()).await?)
+    };
+    // How many are read and not acknowledged, and how many are there.
+    let stands = async |what: &str, pending: u64, there: u64| -> Result<()> {
+        wait_for(what, SOON, async || {
+            let mut ask = redis::pipe();
+            ask.cmd("XPENDING").arg(stream).arg("agent").cmd("XLEN").arg(stream);
+            let ((read, ..), length): ((u64, redis::Value, redis::Value, redis::Value), u64) =
+                ask.query_async(&mut redis.clone()).await?;
+            ensure!((read, length) == (pending, there), "{read} are read, {length} are there");
+            Ok(())
+        })
+        .await
+    };
+    let repaired = |record: &Value| record["acted"] == true && record["outcome"] == "succeeded";
+    member.cli(&["fleet", "trust-memory"]).await?;
+    for unit in ["fleet-first.service", "fleet-read.service", "fleet-done.service"] {
+        failed(unit).await?;
+    }
+    wait_for("it to take alerts", SOON, async || {
+        ensure!(member.process.log().contains("taking alerts by way of Redis"), "{}", member.process.log());
+        Ok(())
+    })
+    .await?;
+    add("fleet-first.service").await?;
+    stands("the first one to be acknowledged", 0, 0).await?;
+
+    // It waits for the next one from now on, and what Redis answers stays on the way.
+    proxy.delay_ms.store(600_000, Ordering::SeqCst);
+    add("fleet-read.service").await?;
+    stands("the second one to be read", 1, 1).await?;
+    member.kill()?;
+    proxy.delay_ms.store(0, Ordering::SeqCst);
+    member.again().await?;
+    member.last("what was only read", "fleet-read.service", repaired).await?;
+    stands("it to be acknowledged", 0, 0).await?;
+
+    // Redis takes no acknowledgement before it dies.
+    server.ask("ACL SETUSER default -xack -xdel").await?;
+    add("fleet-done.service").await?;
+    // It is read again and again, found well and taken for no need.
+    wait_for("what cannot be acknowledged to be done", SOON, async || {
+        let told = member.cli(&["history", "--json", "--target", "fleet-done.service"]).await?;
+        let records = told.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        ensure!(records.iter().any(repaired), "{records:#?}");
+        Ok(())
+    })
+    .await?;
+    stands("it to be left unacknowledged", 1, 1).await?;
+    member.kill()?;
+    server.ask("ACL SETUSER default +xack +xdel").await?;
+    member.again().await?;
+    stands("it to be acknowledged by the next process", 0, 0).await?;
+
+    // What was taken twice was looked at twice, and done once.
+    wait_for("everything to be over", SOON, async || {
+        let told = member.cli(&["history", "--json"]).await?;
+        let records = told.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        ensure!(records.iter().all(|record| record["phase"] == "ended"), "{records:#?}");
+        let acted = records.iter().filter(|record| record["acted"] == true).count();
+        ensure!(acted == 3, "{acted} acted: {records:#?}");
+        Ok(())
+    })
+    .await?;
+    let host = shared::host().await?;
+    for unit in ["fleet-first.service", "fleet-read.service", "fleet-done.service"] {
+        let starts = host.starts(unit).await?;
+        ensure!(starts == 2, "{unit} was started {starts} times: once by the test, once by the repair");
+    }
+    Ok(())
 }
 
 const MEMBER: &str = r#"
