@@ -123,14 +123,9 @@ lab-test: ## the lab's tests only; ARGS=NAME for those named so
 
 # One after the other: each is a whole fleet.
 .PHONY: simulation
-simulation: ## fleets of 50 hosts in one process, on a real Redis; SEED=17 to draw the same again
+simulation: ## fleets of 50 and 10,000 hosts in one process, on a real Redis; SEED=17 to draw the same again
 	$(cargo) test --workspace --features evenkeel-tests/lab --lib -- \
-		fleet::simulation:: --skip ten_thousand_hosts --test-threads 1 --nocapture
-
-.PHONY: simulation-long
-simulation-long: ## a fleet of 10,000 hosts, built optimized for it (ten minutes of one core)
-	$(cargo) test --profile simulation --package evenkeel-remediator --features lab --lib -- \
-		fleet::simulation::ten_thousand_hosts --nocapture
+		fleet::simulation:: --test-threads 1 --nocapture
 
 # Of the binaries that the lab tries, as fast as can be: by the machine's gzip, for cargo-deb's own takes minutes.
 $(lab_packages): $(wildcard target/debug/evenkeel-exporter target/debug/evenkeel-remediator */Cargo.toml) \

@@ -83,7 +83,7 @@ part build build "binaries and tests are built" || finish
 part format format "the sources are formatted"
 part clippy clippy "no warnings"
 part unit unit "unit and in-process tests"
-part fleet simulation "fleets of 50 hosts, on a real Redis"
+part fleet simulation "fleets of 50 and 10,000 hosts, on a real Redis"
 part alerts alerts "promtool and amtool: rules, their tests, configurations, routes"
 # Computes at the lowest priority while the lab mostly waits.
 beside fuzz fuzz

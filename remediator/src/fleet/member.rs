@@ -150,10 +150,7 @@ impl Member {
                 () = stop.cancelled() => return,
                 _ = renewals.tick() => self.keep().await,
                 _ = beats.tick() => {
-                    if let Err(error) = self.beat(count == 0).await {
-                        self.metrics.state_write_failed();
-                        tracing::error!(%error, "what the fleet says cannot be remembered");
-                    }
+                    self.hear(count == 0).await;
                     if count.is_multiple_of(POLICY_EVERY) {
                         self.look_at_policy().await;
                     }
@@ -192,6 +189,9 @@ impl Member {
             }
             Ok(Err(refusal)) => {
                 self.lock().unanswered.remove(&id);
+                if refusal.reason == Reason::FleetPaused {
+                    self.hear(false).await;
+                }
                 Err(self.spread_out(refusal))
             }
             Err(fault) => {
@@ -211,7 +211,10 @@ impl Member {
         let Some(fence) = permit.fence else { return Ok(()) };
         match self.hold(fence, true).await {
             Ok(Hold::Held) => Ok(()),
-            Ok(Hold::Paused(pause)) => Err(pause.refusal()),
+            Ok(Hold::Paused(pause)) => {
+                self.hear(false).await;
+                Err(pause.refusal())
+            }
             Ok(Hold::Late) => {
                 self.metrics.fleet.late();
                 self.lock().walks.remove(&permit.id);
@@ -336,6 +339,14 @@ impl Member {
                     *held = 0;
                 }
             }
+        }
+    }
+
+    /// A heartbeat, whose answer is kept. Also when a refused start has told of a pause: Redis may be gone before the next.
+    async fn hear(&self, first: bool) {
+        if let Err(error) = self.beat(first).await {
+            self.metrics.state_write_failed();
+            tracing::error!(%error, "what the fleet says cannot be remembered");
         }
     }
 

@@ -72,21 +72,6 @@ impl Server {
         command.query_async(&mut connection).await.unwrap()
     }
 
-    /// Waits until every host has said, after this call, that it is there.
-    pub(super) async fn hears_all(&self) {
-        let number = |text: &Value| match text {
-            Value::BulkString(text) => String::from_utf8_lossy(text).parse::<f64>().unwrap(),
-            other => panic!("{other:?}"),
-        };
-        let list = |value: Value| if let Value::Array(list) = value { list } else { panic!("{value:?}") };
-        let since = number(&list(self.say("TIME").await)[0]) * 1000.0 + 1000.0;
-        let end = Instant::now() + Duration::from_secs(60);
-        while number(&list(self.say("ZRANGE {evenkeel}:fleet:beat 0 0 WITHSCORES").await)[1]) <= since {
-            assert!(Instant::now() < end, "some host is silent");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     /// What it had to do until now, and what it holds.
     pub(super) async fn toll(&self) -> Toll {
         let Value::BulkString(info) = self.say("INFO everything").await else { panic!("no text") };
