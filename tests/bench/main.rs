@@ -11,6 +11,7 @@ mod cpu;
 mod docker;
 mod effect;
 mod filesystem;
+mod fleet;
 mod floors;
 mod period;
 mod program;
@@ -35,7 +36,7 @@ use evenkeel_tests::{
 use crate::{docker::Containers, filesystem::Mounts, redis::Redis, systemd::Host, table::Row, whole::Whole};
 
 /// What `ARGS` may name.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "systemd",
     "docker",
     "filesystem",
@@ -47,6 +48,7 @@ const PARTS: [&str; 11] = [
     "start",
     "remediator",
     "effect",
+    "fleet",
 ];
 
 /// Those that cost CPU per scrape.
@@ -151,6 +153,10 @@ async fn run(parts: &Parts) -> Result<Report> {
     if parts.has("effect") {
         step("effect");
         report.add("effect", effect::measure().await);
+    }
+    if parts.has("fleet") {
+        step("fleet");
+        report.add("fleet", fleet::measure().await);
     }
     step("done");
     Ok(report)

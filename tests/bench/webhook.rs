@@ -176,7 +176,7 @@ async fn is_at_rest(pid: u32) -> Result<()> {
 }
 
 /// Deliveries per second and how long each took.
-async fn load(url: &str, alerts: usize) -> Result<(f64, Vec<Duration>)> {
+pub(crate) async fn load(url: &str, alerts: usize) -> Result<(f64, Vec<Duration>)> {
     let clients = (0..SENDERS).map(|_| http::client()).collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let mut senders = tokio::task::JoinSet::new();

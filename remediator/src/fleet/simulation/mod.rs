@@ -183,6 +183,36 @@ async fn a_budget_of_the_fleet_is_never_exceeded_over_failover_and_loss() {
     assert_eq!(stage.world.wrong(), Vec::<String>::new(), "{}", stage.summary());
 }
 
+/// Redis is replaced by its replica, and emptied, while hosts act: what it had lent is forgotten at most once each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_while_hosts_act_lets_one_further_generation_begin_at_most() {
+    const MOST: usize = 5;
+    let (mut server, mut chance) = (Server::start().await, chance());
+    let fleet =
+        format!("{SHORT}\n  max_hosts_acting: {MOST}\n  stop_above_unhealthy: 100%\n  on_loss: {{S2: deny}}");
+    let stage = Stage::start(&server, FEW, &fleet, Ways::Own, &mut chance).await;
+    let replica = Server::start().await;
+    replica.follow(&server).await;
+    let hosts = all(&stage);
+    stage.fail(&hosts).await;
+    let repeat = async || stage.deliver(&stage.world.failed()).await;
+    let act = |left: usize| {
+        let (world, hosts) = (&stage.world, &hosts);
+        move || world.failed().len() < left && hosts.iter().any(|host| world.is_acting(*host))
+    };
+    stage.until("some to act", SOON, act(FEW - 5), repeat).await;
+    replica.say("REPLICAOF NO ONE").await;
+    stage.lead.turn(&replica);
+    server.kill();
+    stage.until("some to act by the replica", SOON, act(FEW / 2), repeat).await;
+    replica.say("FLUSHALL").await;
+    let done = || stage.world.failed().is_empty() && stage.is_at_rest();
+    stage.until("all to be repaired", SOON, done, repeat).await;
+    assert_eq!(stage.world.wrong(), Vec::<String>::new(), "{}", stage.summary());
+    assert!(stage.world.most_acting() <= 2 * MOST, "{}", stage.summary());
+    assert_eq!(stage.world.hosts_that_acted(), FEW, "{}", stage.summary());
+}
+
 /// A pause outlives the Redis that it was ordered in; and while nobody can be asked, each host goes on by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_holds_without_redis_and_without_a_pause_each_host_goes_on_alone() {
