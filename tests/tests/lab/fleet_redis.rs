@@ -228,7 +228,7 @@ async fn in_trouble() -> Result<()> {
     .await?;
     crate::metrics::promtool(&format!("http://127.0.0.1:{}", member.port)).await?;
     let page = http::get(&format!("http://127.0.0.1:{}/", member.port)).await?;
-    ensure!(page.contains("<h2>Fleet</h2>") && page.contains("both"), "{page}");
+    ensure!(page.contains("<h2>Fleet</h2>") && page.contains("a gateway and one of the hosts"), "{page}");
 
     // Slow, and still in time.
     proxy.delay_ms.store(300, Ordering::SeqCst);
