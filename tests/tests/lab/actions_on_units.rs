@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use serde_json::Value;
 
 use crate::{
     alone::{Alone, ended, rule},
@@ -87,17 +88,31 @@ async fn has_systemd_read_its_files(at: &Alone) -> Result<()> {
     host.systemctl(&["start", STALE]).await?;
     ended(&at.told("stale", STALE).await?, "not_needed", "already_well")?;
     let file = format!("/etc/systemd/system/{STALE}");
-    host.write_file(&file, "[Service]\nExecStart=/bin/sleep infinity\nNice=5\n").await?;
-    ensure!(host.property(STALE, "NeedDaemonReload").await? == "yes");
     // The lab's /etc is its own copy: there the file is as young as on the host.
     fs::create_dir_all("/etc/systemd/system")?;
     fs::write(&file, "")?;
-    ended(&at.told("deployed", STALE).await?, "blocked", "being_deployed")?;
-    ensure!(host.property(STALE, "NeedDaemonReload").await? == "yes");
-    ended(&at.told("stale", STALE).await?, "succeeded", "verified")?;
+    ended(&told_of_stale(at, "deployed").await?, "blocked", "being_deployed")?;
+    ended(&told_of_stale(at, "stale").await?, "succeeded", "verified")?;
     ensure!(host.property(STALE, "NeedDaemonReload").await? == "no");
     ensure!(host.property(STALE, "Nice").await? == "5");
     host.systemctl(&["stop", STALE]).await.map(drop)
+}
+
+/// What comes of a unit whose file systemd has not read. Other scenarios have this systemd read its files too: when one of
+/// them was faster, the file is written once more.
+async fn told_of_stale(at: &Alone, rule: &str) -> Result<Value> {
+    const TRIES: usize = 10;
+    let host = shared::host().await?;
+    let file = format!("/etc/systemd/system/{STALE}");
+    let mut record = Value::Null;
+    for _ in 0..TRIES {
+        host.write_file(&file, "[Service]\nExecStart=/bin/sleep infinity\nNice=5\n").await?;
+        record = at.told(rule, STALE).await?;
+        if record["reason"] != "already_well" {
+            break;
+        }
+    }
+    Ok(record)
 }
 
 async fn runs_only_what_is_root_s_own(at: &Alone) -> Result<()> {
